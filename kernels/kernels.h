@@ -1,0 +1,120 @@
+// The kernel table: every leaf operation of the forward pass as a function pointer. dispatch.cc fills it
+// with the portable versions, then lets what the CPU has overwrite entries; SLUICE_KERNELS=scalar|avx2|...
+// forces one. Every variant of an entry follows the same definition (below) and gives the same bits.
+//
+// Definitions (DESIGN section 7). All sums are f32 with named fmas (std::fma / vfmadd), never contracted.
+//   groups of 32   acc = fma(d_w * d_x, (float)idot, acc) per group, ascending; idot exact in int32.
+//                  With a minimum m (Q4_1, Q5_1): then acc = fma(m, d_x * (float)sum_x, acc).
+//   groups of 256  acc = fma(d_w * d_x, (float)isum, acc), isum = sum of sub-scale * idot, exact in int32;
+//                  with minima: then acc = fma(-(dmin * d_x), (float)isum_min, acc).
+//   F64 F32 F16 BF16   weights widened (F64 narrowed) to f32; 16 partial sums p[k mod 16] by fma, ascending;
+//                  tree: p[i] += p[i+8] (i<8), p[i] += p[i+4] (i<4), p[i] += p[i+2] (i<2), p[0] + p[1].
+//   quantise       amax = max|x|; d = amax / 127; q = round-to-nearest-even(x * (127 / amax)), 0 if amax is 0.
+//                  A group that holds NaN or Inf gets d = NaN and q = 0, so that its result is NaN.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/quant_groups.h"
+
+namespace sluice::kernels {
+
+enum class KvType : uint8_t { kF32, kF16, kQ8_0, kCount };
+
+// Tokens in one KV page, and pages in one run. A query's attention is computed run by run at absolute
+// positions and merged in order, whatever the thread count, chunk or batch.
+inline constexpr int kPageTokens = 64;
+inline constexpr int kRunPages = 8;
+inline constexpr int kRunTokens = kPageTokens * kRunPages;
+
+// Partial result of attention over one run for one query head: softmax numerator and denominator
+// relative to the maximum score.
+struct AttentionPartial {
+  float max;    // -inf when no key was visible
+  float sum;
+};
+
+struct KernelTable {
+  const char* name;
+
+  // y[0..n) = weights as f32. n is a multiple of the type's group size.
+  void (*dequant[kNWeightTypes])(const void* w, float* y, int64_t n) noexcept;
+
+  // x (n) f32 -> the activation format, act_bytes(format, n) bytes at y. kF32 copies.
+  void (*quantize[3])(const float* x, void* y, int64_t n) noexcept;
+
+  // y[t * y_stride + r] = dot(w row r, x_t) for r in [0, n_rows), t in [0, n_tokens); overwritten.
+  //   w  n_rows rows of n_cols weights, `w_stride` bytes apart; any alignment
+  //   x  n_tokens vectors in the type's ActFormat, `x_stride` bytes apart; 16-byte aligned
+  // Bit-identical for every split of rows and tokens over calls.
+  void (*matmul[kNWeightTypes])(const void* w, int64_t w_stride, int64_t n_rows, int64_t n_cols, const void* x,
+                                int64_t x_stride, int64_t n_tokens, float* y, int64_t y_stride) noexcept;
+
+  // The reference path (--f32): weights dequantised row by row, activations f32, the F32 definition.
+  // `scratch` holds n_cols floats.
+  void (*matmul_reference[kNWeightTypes])(const void* w, int64_t w_stride, int64_t n_rows, int64_t n_cols,
+                                          const float* x, int64_t x_stride_floats, int64_t n_tokens, float* y,
+                                          int64_t y_stride, float* scratch) noexcept;
+
+  // y = x / sqrt(mean(x^2) + eps) * w. The sum of squares follows the F32 definition. In place allowed.
+  void (*rms_norm)(const float* x, const float* w, float eps, float* y, int64_t n) noexcept;
+
+  // Rotates head vectors in place. cos_sin: head_dim/2 pairs {cos, sin} for this position, already times the
+  // attention scaling. Half-split pairs (i, i + rot/2) or, interleaved, (2i, 2i+1) over the first `rot` elements.
+  void (*rope)(float* x, const float* cos_sin, int64_t n_heads, int64_t head_dim, int64_t rot,
+               bool interleaved) noexcept;
+
+  // y[i] = silu(gate[i]) * up[i]; exp is ours (kernels/math). y may be gate.
+  void (*swiglu)(const float* gate, const float* up, float* y, int64_t n) noexcept;
+
+  // x[i] += y[i]   and   x[i] = fma(a, y[i], x[i])
+  void (*add)(float* x, const float* y, int64_t n) noexcept;
+  void (*add_scaled)(float* x, const float* y, float a, int64_t n) noexcept;
+
+  // In place; exp is ours, the sum follows the F32 definition. -inf entries give 0.
+  void (*softmax)(float* x, int64_t n) noexcept;
+
+  // Bytes of one token of one kv head in a page, and writing it. head_dim is a multiple of 2 (Q8_0: of 32).
+  void (*kv_store[static_cast<int>(KvType::kCount)])(const float* x, void* dst, int64_t head_dim) noexcept;
+
+  // Attention of n_q query heads that share one kv head, over one run of at most kRunPages pages.
+  //   q        n_q rows of head_dim floats, q_stride apart, already rotated (not scaled)
+  //   k_pages, v_pages   page p holds tokens [p * kPageTokens, ...) of the run, kPageTokens rows of
+  //            kv_row_bytes(type, head_dim)
+  //   [first, last)      visible tokens, relative to the run's first token; rows outside are not read
+  //   acc      n_q rows of head_dim, overwritten with the numerator; part: n_q partials
+  // Per page in order: scores = scale * dot (F32 definition), page maximum, rescale, exp, accumulate.
+  void (*attention_run[static_cast<int>(KvType::kCount)])(const float* q, int64_t q_stride, int64_t n_q,
+                                                          int64_t head_dim, const void* const* k_pages,
+                                                          const void* const* v_pages, int64_t first, int64_t last,
+                                                          float scale, float* acc, AttentionPartial* part) noexcept;
+
+  // Merges run partials in order: out = sum_r acc_r * exp(max_r - max) / sum. acc rows of one head are
+  // `acc_stride` floats apart, one per run. out: head_dim floats. No visible key at all: zeros.
+  void (*attention_merge)(const float* acc, int64_t acc_stride, const AttentionPartial* parts, int64_t part_stride,
+                          int64_t n_runs, int64_t head_dim, float* out) noexcept;
+};
+
+// The chosen table; fixed for the life of the process. Thread-safe.
+const KernelTable& kernels() noexcept;
+// By name ("scalar", "avx2", ...); null when unknown or when this CPU lacks it.
+const KernelTable* kernels_by_name(const char* name) noexcept;
+// The portable table: the oracle of every test.
+const KernelTable& scalar_kernels() noexcept;
+
+inline int64_t kv_row_bytes(KvType t, int64_t head_dim) noexcept {
+  switch (t) {
+    case KvType::kF32: return head_dim * 4;
+    case KvType::kF16: return head_dim * 2;
+    default: return head_dim / 32 * static_cast<int64_t>(sizeof(GroupQ8_0));
+  }
+}
+
+// Our own exp, sin, cos, half conversions: the same bits on every machine (kernels/scalar/math.cc).
+float exp_f32(float x) noexcept;
+void sin_cos_f32(float angle, float* sin_out, float* cos_out) noexcept;  // |angle| up to 2^26, abs. error < 1e-7
+Half half_from_f32(float x) noexcept;   // round to nearest even
+float half_to_f32(Half h) noexcept;
+
+}  // namespace sluice::kernels

@@ -1,0 +1,99 @@
+// The door of the scheduler: open a model, run generations. Token ids only; text lives in the daemon.
+// One generation runs at a time per engine (the caller's RunQueue sees to it); the calling thread computes.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "scheduler/model_loader.h"
+#include "scheduler/sampler.h"
+#include "storage/budget.h"
+
+namespace sluice {
+
+class ThreadPool;
+
+// Set from any thread; looked at between blocks, so that work stops within one block's compute.
+class CancelToken {
+ public:
+  void cancel() { flag_.store(true, std::memory_order_relaxed); }
+  bool cancelled() const { return flag_.load(std::memory_order_relaxed); }
+
+ private:
+  std::atomic<bool> flag_{false};
+};
+
+enum class FinishReason : uint8_t { kStop, kLength, kCancelled };
+
+struct GenerationRequest {
+  std::vector<TokenId> prompt;           // at least one token
+  SamplingParams sampling;
+  int64_t max_tokens = -1;               // -1: up to the context limit
+  std::vector<TokenId> stop_tokens;      // ends with kStop; the token itself is not delivered
+  int n_top_logprobs = 0;                // 0..20
+  bool want_logprobs = false;
+  bool echo_logprobs = false;            // also deliver logprobs of the prompt's tokens (from the second on)
+};
+
+// Called on the generating thread. Return false to stop (a stop string was found): ends with kStop.
+class TokenSink {
+ public:
+  virtual ~TokenSink() = default;
+  virtual bool on_token(const Sampled& token) = 0;
+  virtual void on_prefill(int64_t done, int64_t total) { (void)done, (void)total; }
+  // With echo_logprobs: prompt token i (>= 1) as scored by the model.
+  virtual void on_prompt_logprob(int64_t i, const Sampled& token) { (void)i, (void)token; }
+};
+
+struct GenerationStats {
+  FinishReason finish = FinishReason::kStop;
+  int64_t prompt_tokens = 0;
+  int64_t cached_tokens = 0;             // prompt tokens whose KV was still there
+  int64_t completion_tokens = 0;
+  double prefill_ms = 0;
+  double decode_ms = 0;
+};
+
+struct EngineOptions {
+  int n_threads = 0;                     // 0: affinity and cgroup quota
+  int64_t max_seq_len = 0;               // 0: min(the file's, 4096)... capped by the file's context length
+  bool reference = false;                // --f32: portable kernels, float activations, f32 KV
+};
+
+struct EngineMemory {                    // bytes
+  uint64_t weights_mapped = 0, weights_resident = 0, kv = 0, activations = 0, fixed = 0;
+};
+
+class Engine {
+ public:
+  // Errors: budget_exceeded, invalid_request (context length).
+  static Result<std::unique_ptr<Engine>> create(std::shared_ptr<const Model> model,
+                                                const EngineOptions& options,
+                                                Budget& budget,
+                                                ThreadPool& pool);
+  ~Engine();
+
+  const Model& model() const;
+  int64_t max_seq_len() const;           // prompt + output tokens one generation may hold
+  EngineMemory memory() const;           // any thread
+
+  // Blocks until finished. Keeps the KV of the last generation and reuses its common prefix.
+  // Errors: context_length_exceeded (with the numbers), invalid_request, numeric.nan, io.*.
+  Result<GenerationStats> generate(const GenerationRequest& request, TokenSink& sink, const CancelToken& cancel);
+
+  // Drops the kept KV pages.
+  void trim();
+
+ private:
+  Engine();
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace sluice

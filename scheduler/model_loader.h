@@ -1,0 +1,92 @@
+// GGUF metadata -> checked HParams, Vocab and tensor tables; then the weights are mapped from the very fd that was
+// checked. The one place that knows GGUF's key and tensor names. Everything is validated before a weight is mapped.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+#include "kernels/transformer/hparams.h"
+#include "storage/gguf_reader.h"
+#include "storage/mapped_file.h"
+#include "storage/slice_index.h"
+
+namespace sluice {
+
+using TokenId = int32_t;
+
+// What the tokenizer needs, as views into the header: valid while the GgufFile lives.
+struct VocabSource {
+  std::string_view model;                  // "gpt2" (byte-level BPE) or "llama" (SentencePiece)
+  std::string_view pre;                    // "qwen2", "llama-bpe", "gpt-2", "default", ...
+  const GgufValue* tokens = nullptr;       // string array
+  const GgufValue* merges = nullptr;       // string array or null
+  const GgufValue* scores = nullptr;       // f32 array or null
+  const GgufValue* token_types = nullptr;  // i32/u32 array or null
+  TokenId bos = -1, eos = -1, eot = -1, unk = -1, pad = -1;
+  bool add_bos = false, add_eos = false, add_space_prefix = true;
+  std::string_view chat_template;
+};
+
+// A file that passed every check; nothing mapped yet.
+struct CheckedModel {
+  GgufFile file;
+  kernels::HParams hparams;
+  VocabSource vocab;
+};
+
+// Opens and validates: header, hyper-parameters, tensor shapes and types, tokenizer. Errors: gguf.*,
+// model_unsupported (architecture, tokenizer or tensor type named).
+Result<std::unique_ptr<CheckedModel>> check_model(const std::string& path);
+
+// A model whose weights are reachable. Immutable after load; shared by everything that computes with it.
+class Model {
+ public:
+  // Takes the checked file, maps it, widens the small tensors to f32. Errors: io.map, io.read.
+  static Result<std::shared_ptr<const Model>> load(std::unique_ptr<CheckedModel> checked);
+
+  const std::string& path() const { return path_; }
+  const std::string& name() const { return name_; }             // general.name or the file's stem
+  const std::string& quantization() const { return quant_; }    // "Q4_K_M": general.file_type, or the main type
+  const kernels::HParams& hparams() const { return hparams_; }
+  const std::vector<kernels::BlockWeights>& blocks() const { return blocks_; }
+  const kernels::MatrixRef& token_embedding() const { return embedding_; }
+  const kernels::MatrixRef& output_head() const { return head_; }        // the embedding when tied
+  const float* output_norm() const { return output_norm_; }
+  const float* rope_factors() const { return rope_factors_; }            // rope_freqs.weight (rope_dim/2) or null
+  const SliceIndex& slices() const { return *slices_; }
+  uint64_t file_bytes() const { return file_bytes_; }
+  uint64_t weight_bytes() const { return weight_bytes_; }
+  uint64_t identity_hash() const { return header_hash_; }
+
+  // The bytes of a slice in the mapping.
+  const std::byte* slice_data(SliceId id) const;
+  // Bytes of one row of a tensor.
+  const std::byte* row_data(uint32_t tensor, uint64_t row) const;
+  uint64_t row_bytes(uint32_t tensor) const { return sliced_[tensor].row_bytes; }
+  // The mapped parts, for madvise and residency.
+  const std::vector<MappedFile>& mappings() const { return mappings_; }
+  // Empty, or why the file on disk is no longer the one that was loaded.
+  Result<void> still_unchanged() const;
+
+ private:
+  Model() = default;
+  std::string path_, name_, quant_;
+  kernels::HParams hparams_;
+  std::vector<kernels::BlockWeights> blocks_;
+  kernels::MatrixRef embedding_, head_;
+  const float* output_norm_ = nullptr;
+  const float* rope_factors_ = nullptr;
+  std::vector<std::vector<float>> small_;          // owns the f32 vectors
+  std::vector<SlicedTensor> sliced_;
+  std::unique_ptr<SliceIndex> slices_;
+  std::vector<File> files_;
+  std::vector<FileIdentity> identities_;
+  std::vector<MappedFile> mappings_;
+  uint64_t file_bytes_ = 0, weight_bytes_ = 0, header_hash_ = 0;
+};
+
+}  // namespace sluice

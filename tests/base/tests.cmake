@@ -1,0 +1,1 @@
+sluice_test(base_tests SOURCES base/bytes_test.cc base/text_escape_test.cc LIBS sluice_base)
