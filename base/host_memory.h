@@ -1,0 +1,23 @@
+// How much memory this process may use at all: the machine's, and the smallest cgroup limit above
+// us.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace sluice {
+
+inline constexpr uint64_t kNoMemoryLimit = UINT64_MAX;
+
+uint64_t mem_total_bytes();      // MemTotal; 0 if /proc is not readable
+uint64_t mem_available_bytes();  // MemAvailable; 0 if unknown
+
+// The smallest memory limit on this process's path, v2 memory.max and v1 memory.limit_in_bytes,
+// every parent looked at; kNoMemoryLimit when there is none. `root` ("" = the real one) prefixes
+// /proc and /sys, for tests.
+uint64_t cgroup_memory_limit(const std::string& root = "");
+
+// min(MemTotal, cgroup limit): what "40%" refers to.
+uint64_t memory_ceiling_bytes();
+
+}  // namespace sluice
