@@ -32,7 +32,8 @@ class CancelToken {
 enum class FinishReason : uint8_t { kStop, kLength, kCancelled };
 
 struct GenerationRequest {
-  std::vector<TokenId> prompt;           // at least one token
+  std::vector<TokenId> prompt;           // at least one token, unless `append`
+  bool append = false;                   // goes on from the last generation: `prompt` is what is added, or empty
   SamplingParams sampling;
   int64_t max_tokens = -1;               // -1: up to the context limit
   std::vector<TokenId> stop_tokens;      // ends with kStop; the token itself is not delivered
@@ -62,7 +63,7 @@ struct GenerationStats {
 
 struct EngineOptions {
   int n_threads = 0;                     // 0: affinity and cgroup quota
-  int64_t max_seq_len = 0;               // 0: min(the file's, 4096)... capped by the file's context length
+  int64_t max_seq_len = 0;               // 0: the file's context length (KV grows page by page)
   bool reference = false;                // --f32: portable kernels, float activations, f32 KV
 };
 

@@ -1,0 +1,41 @@
+// How the maths asks for weights: rows of matrices arrive in slices, when they are ready, in any order. The scheduler
+// implements it over storage; a test implements it over plain memory.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/tensor_view.h"
+
+namespace sluice::kernels {
+
+// Rows [row0, row0 + n_rows) of refs[matrix], readable until the visit callback returns.
+struct RowSlice {
+  const void* data = nullptr;
+  int64_t row0 = 0;
+  int64_t n_rows = 0;
+  int32_t matrix = 0;
+};
+
+class MatrixSource {
+ public:
+  virtual ~MatrixSource() = default;
+
+  using VisitFn = void (*)(void* ctx, const RowSlice* slices, int n_slices);
+  // Calls fn until every row of every matrix was handed over exactly once. False: reading failed or the pass was
+  // cancelled; what was computed is then worthless. Runs on the thread that walks the pass.
+  virtual bool visit(const MatrixRef* refs, int n_refs, VisitFn fn, void* ctx) noexcept = 0;
+
+  // One row, for the embedding; null on failure. Valid until the next call on this source.
+  virtual const void* row(const MatrixRef& ref, int64_t row) noexcept = 0;
+};
+
+template <class F>
+bool visit_rows(MatrixSource& source, const MatrixRef* refs, int n_refs, F&& fn) noexcept {
+  return source.visit(
+      refs,
+      n_refs,
+      [](void* ctx, const RowSlice* slices, int n) { (*static_cast<F*>(ctx))(slices, n); },
+      &fn);
+}
+
+}  // namespace sluice::kernels

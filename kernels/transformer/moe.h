@@ -1,0 +1,12 @@
+// Mixture-of-experts FFN: softmax router, top-k, optional renormalisation (qwen3moe).
+#pragma once
+
+#include "kernels/transformer/block.h"
+
+namespace sluice::kernels {
+
+// ws.h (n, dim), the normed input, becomes the FFN's output. Only chosen experts are asked of the source; each is read
+// once for all its tokens. A token's experts are summed in the order of their rank, so a batch changes no bit.
+bool moe_ffn(WalkContext& c, const BlockWeights& w, int64_t layer, int64_t n) noexcept;
+
+}  // namespace sluice::kernels

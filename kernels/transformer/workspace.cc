@@ -1,0 +1,83 @@
+#include "kernels/transformer/workspace.h"
+
+#include <algorithm>
+
+#include "kernels/kernels.h"
+
+namespace sluice::kernels {
+namespace {
+
+// Hands out 64-byte aligned pieces; with a null base it only adds up.
+class Cursor {
+ public:
+  explicit Cursor(std::byte* base) : base_(base) {}
+  template <class T>
+  T* take(int64_t n) {
+    T* p = base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + used_);
+    used_ += (static_cast<uint64_t>(n) * sizeof(T) + 63) / 64 * 64;
+    return p;
+  }
+  uint64_t used() const { return used_; }
+
+ private:
+  std::byte* base_;
+  uint64_t used_ = 0;
+};
+
+Workspace lay_out(const HParams& hp, const WorkspaceShape& shape, Cursor& c) {
+  Workspace w;
+  w.shape = shape;
+  const int64_t t = shape.max_tokens;
+  const int64_t q_dim = hp.n_heads * hp.head_dim;
+  const int64_t kv_dim = hp.n_kv_heads * hp.head_dim;
+  const bool moe = hp.n_experts > 0;
+  const int64_t pairs = moe ? t * hp.n_experts_active : t;
+  const int64_t ffn = std::max(hp.hidden_dim, hp.expert_hidden_dim);
+  w.widest = std::max({hp.dim, q_dim, hp.hidden_dim, hp.expert_hidden_dim});
+  w.max_runs = (shape.max_seq_len + kRunTokens - 1) / kRunTokens;
+  w.x = c.take<float>(t * row_stride(hp.dim));
+  w.h = c.take<float>(t * row_stride(hp.dim));
+  w.q = c.take<float>(t * row_stride(q_dim));
+  w.k = c.take<float>(t * row_stride(kv_dim));
+  w.v = c.take<float>(t * row_stride(kv_dim));
+  w.ctx = c.take<float>(t * row_stride(q_dim));
+  w.gate = c.take<float>(pairs * row_stride(ffn));
+  w.up = c.take<float>(pairs * row_stride(ffn));
+  if (moe) {
+    w.pair_in = c.take<float>(pairs * row_stride(hp.dim));
+    w.pair_out = c.take<float>(pairs * row_stride(hp.dim));
+    w.router = c.take<float>(t * row_stride(hp.n_experts));
+    w.router_weights = c.take<float>(pairs);
+    w.pair_expert = c.take<int32_t>(pairs);
+    w.pair_order = c.take<int32_t>(pairs);
+    w.expert_first = c.take<int32_t>(hp.n_experts + 1);
+  }
+  const int64_t act_rows = std::max(pairs, shape.max_outputs);
+  w.act_stride[0] = static_cast<int64_t>((act_bytes(ActFormat::kQ8x32, static_cast<uint64_t>(w.widest)) + 63) / 64 * 64);
+  w.act_stride[1] = static_cast<int64_t>((act_bytes(ActFormat::kQ8x256, static_cast<uint64_t>(w.widest)) + 63) / 64 * 64);
+  w.act[0] = c.take<std::byte>(act_rows * w.act_stride[0]);
+  w.act[1] = c.take<std::byte>(act_rows * w.act_stride[1]);
+  w.cos_sin = c.take<float>(t * row_stride(hp.rope_dim));
+  const int64_t lanes = shape.n_threads * w.max_runs * hp.group_size();
+  w.attn_acc = c.take<float>(lanes * hp.head_dim);
+  w.attn_part = c.take<float>(lanes * 2);
+  w.row_scratch = c.take<float>(shape.n_threads * row_stride(w.widest));
+  w.logits = c.take<float>(shape.max_outputs * row_stride(hp.vocab_size));
+  w.out_x = c.take<float>(shape.max_outputs * row_stride(hp.dim));
+  return w;
+}
+
+}  // namespace
+
+uint64_t workspace_bytes(const HParams& hp, const WorkspaceShape& shape) noexcept {
+  Cursor c(nullptr);
+  lay_out(hp, shape, c);
+  return c.used();
+}
+
+Workspace make_workspace(const HParams& hp, const WorkspaceShape& shape, std::byte* memory) noexcept {
+  Cursor c(memory);
+  return lay_out(hp, shape, c);
+}
+
+}  // namespace sluice::kernels

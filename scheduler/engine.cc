@@ -1,0 +1,247 @@
+#include "scheduler/engine.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <limits>
+#include <optional>
+
+#include "scheduler/kv_cache.h"
+#include "scheduler/logprobs.h"
+#include "scheduler/pass.h"
+#include "scheduler/thread_pool.h"
+
+namespace sluice {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double ms_since(Clock::time_point start) {
+  return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+}
+
+// Keeps a copy of the last logits, and scores the prompt's tokens when asked to.
+class LastLogits final : public LogitsSink {
+ public:
+  std::function<void(std::span<const float>)> each;   // called before the row is kept
+  std::vector<float> row;
+
+  void on_logits(size_t, int64_t, std::span<const float> logits) override {
+    if (each) each(logits);
+    row.assign(logits.begin(), logits.end());
+  }
+};
+
+}  // namespace
+
+// What a prefill feeds: tokens that are not in the KV yet, with the role each is computed in.
+struct Feed {
+  std::vector<TokenId> ids;
+  std::vector<Role> roles;
+  int64_t final_length = 0;      // of the sequence when all are in
+
+  void add(TokenId id, Role role) {
+    ids.push_back(id);
+    roles.push_back(role);
+  }
+};
+
+struct Engine::Impl {
+  std::shared_ptr<const Model> model;
+  int64_t max_seq_len = 0;
+  std::unique_ptr<Pass> pass;
+  std::unique_ptr<KvPool> kv_pool;
+  std::unique_ptr<Sequence> kept;          // the last generation's sequence
+  std::optional<TokenId> pending;          // its last token, when it was delivered but not computed yet
+  std::atomic<uint64_t> kv_bytes{0};
+  LastLogits last;                         // logits after the last token of `kept`, if last_valid
+  bool last_valid = false;
+
+  Result<void> check(const GenerationRequest& r) const;
+  Feed plan_feed(const GenerationRequest& r, GenerationStats& stats);
+  Result<void> prefill(const GenerationRequest& r, const Feed& feed, TokenSink& sink, const CancelToken& cancel);
+  Result<void> decode(const GenerationRequest& r, TokenSink& sink, const CancelToken& cancel, GenerationStats& stats);
+  Result<void> walk(std::span<const Run> runs, const CancelToken& cancel);
+};
+
+Engine::Engine() : impl_(std::make_unique<Impl>()) {}
+Engine::~Engine() = default;
+
+Result<std::unique_ptr<Engine>> Engine::create(std::shared_ptr<const Model> model,
+                                               const EngineOptions& options,
+                                               Budget& budget,
+                                               ThreadPool& pool) {
+  const int64_t file_max = model->hparams().max_seq_len;
+  if (options.max_seq_len < 0 || options.max_seq_len > file_max) {
+    return Error{"invalid_request",
+                 fmt::format("context {} is outside 1..{}, the model's own length", options.max_seq_len, file_max),
+                 "set a smaller ctx"};
+  }
+  std::unique_ptr<Engine> engine(new Engine());
+  Impl& impl = *engine->impl_;
+  impl.model = std::move(model);
+  impl.max_seq_len = options.max_seq_len == 0 ? file_max : options.max_seq_len;
+  PassOptions pass_options;
+  pass_options.max_seq_len = impl.max_seq_len;
+  pass_options.max_tokens = std::min<int64_t>(pass_options.max_tokens, impl.max_seq_len);
+  pass_options.reference = options.reference;
+  SLUICE_TRY(impl.pass, Pass::create(impl.model, pass_options, budget, pool));
+  impl.kv_pool = std::make_unique<KvPool>(impl.pass->kv_layout(), budget);
+  impl.kept = std::make_unique<Sequence>(*impl.kv_pool);
+  return engine;
+}
+
+const Model& Engine::model() const { return *impl_->model; }
+int64_t Engine::max_seq_len() const { return impl_->max_seq_len; }
+
+EngineMemory Engine::memory() const {
+  EngineMemory m;
+  m.weights_mapped = impl_->model->weight_bytes();
+  m.kv = impl_->kv_bytes.load(std::memory_order_relaxed);
+  m.activations = impl_->pass->workspace_bytes();
+  return m;
+}
+
+void Engine::trim() {
+  impl_->kept->truncate(0);
+  impl_->pending.reset();
+  impl_->kv_bytes.store(0, std::memory_order_relaxed);
+}
+
+Result<void> Engine::Impl::check(const GenerationRequest& r) const {
+  const int64_t vocab = model->hparams().vocab_size;
+  const bool can_go_on = r.append && kept->length() > 0 && (pending || last_valid);
+  if (r.prompt.empty() && !can_go_on) {
+    return Error{"invalid_request", "the prompt holds no tokens", "send at least one token"};
+  }
+  for (const TokenId id : r.prompt) {
+    if (id < 0 || id >= vocab) {
+      return Error{"invalid_request", fmt::format("token id {} is outside 0..{}", id, vocab - 1)};
+    }
+  }
+  const int64_t before = r.append ? kept->length() + (pending ? 1 : 0) : 0;
+  const int64_t n = before + static_cast<int64_t>(r.prompt.size());
+  if (n > max_seq_len - (r.max_tokens == 0 ? 0 : 1)) {
+    return Error{"context_length_exceeded",
+                 fmt::format("the prompt has {} tokens, the context holds {} and one must stay free for the answer",
+                             n,
+                             max_seq_len),
+                 "shorten the prompt or raise ctx"};
+  }
+  return validate(r.sampling, vocab);
+}
+
+// Decides what must be computed. A new prompt cuts the kept sequence back to what both share; at least the last prompt
+// token is computed anew, since its logits are wanted. Echoed log-probabilities need every token.
+Feed Engine::Impl::plan_feed(const GenerationRequest& r, GenerationStats& stats) {
+  Feed feed;
+  std::vector<Role> roles(r.prompt.size(), Role::kPrompt);
+  // The last prompt position follows the row definition: its logits start the generated text.
+  if (!roles.empty()) roles.back() = Role::kRow;
+  size_t first = 0;
+  if (r.append) {
+    if (pending) feed.add(*pending, Role::kRow);
+  } else {
+    const bool moving_frequencies = model->hparams().rope_scaling == kernels::RopeScaling::kDynamic;
+    if (!r.echo_logprobs && !moving_frequencies) {
+      first = static_cast<size_t>(
+          std::min(kept->common_prefix(r.prompt, roles), static_cast<int64_t>(r.prompt.size()) - 1));
+    }
+    kept->truncate(static_cast<int64_t>(first));
+    stats.cached_tokens = static_cast<int64_t>(first);
+  }
+  pending.reset();
+  for (size_t i = first; i < r.prompt.size(); ++i) feed.add(r.prompt[i], roles[i]);
+  feed.final_length = kept->length() + static_cast<int64_t>(feed.ids.size());
+  return feed;
+}
+
+Result<void> Engine::Impl::walk(std::span<const Run> runs, const CancelToken& cancel) {
+  last_valid = false;
+  auto walked = pass->walk(runs, last, cancel);
+  last_valid = walked && runs.back().n_outputs > 0;
+  kv_bytes.store(kept->kv_bytes(), std::memory_order_relaxed);
+  return walked;
+}
+
+Result<void> Engine::Impl::prefill(const GenerationRequest& r,
+                                   const Feed& feed,
+                                   TokenSink& sink,
+                                   const CancelToken& cancel) {
+  const size_t total = feed.ids.size();
+  const auto chunk_tokens = static_cast<size_t>(pass->options().max_tokens);
+  for (size_t done = 0; done < total;) {
+    const size_t end = std::min(total, done + chunk_tokens);
+    std::vector<Run> runs;        // neighbours of one role together: one or two, three after `append`
+    for (size_t i = done; i < end;) {
+      size_t j = i;
+      while (j < end && feed.roles[j] == feed.roles[i]) ++j;
+      const int64_t wanted = r.echo_logprobs ? Run::kAllOutputs : (j == total ? 1 : 0);
+      runs.push_back({kept.get(), {feed.ids.data() + i, j - i}, feed.roles[i], feed.final_length, wanted});
+      i = j;
+    }
+    if (r.echo_logprobs) {
+      last.each = [&, next = done](std::span<const float> logits) mutable {
+        if (++next >= total) return;
+        sink.on_prompt_logprob(static_cast<int64_t>(next), score_token(logits, feed.ids[next], r.n_top_logprobs));
+      };
+    }
+    auto walked = walk(runs, cancel);
+    last.each = nullptr;
+    SLUICE_TRY(std::move(walked));
+    done = end;
+    sink.on_prefill(static_cast<int64_t>(done), static_cast<int64_t>(total));
+  }
+  return success();
+}
+
+Result<void> Engine::Impl::decode(const GenerationRequest& r,
+                                  TokenSink& sink,
+                                  const CancelToken& cancel,
+                                  GenerationStats& stats) {
+  Sampler sampler(r.sampling);
+  TokenCounts counts;
+  for (const TokenId id : kept->ids()) counts.add(id);
+  const int64_t limit = r.max_tokens < 0 ? std::numeric_limits<int64_t>::max() : r.max_tokens;
+  const auto start = Clock::now();
+  stats.finish = FinishReason::kLength;
+  while (stats.completion_tokens < limit) {
+    if (cancel.cancelled()) return Error{"cancelled", "the request was cancelled"};
+    const auto position = static_cast<uint64_t>(kept->length());
+    SLUICE_TRY(Sampled token,
+               sampler.sample(last.row, counts, position, r.n_top_logprobs, r.want_logprobs || r.n_top_logprobs > 0));
+    if (std::find(r.stop_tokens.begin(), r.stop_tokens.end(), token.id) != r.stop_tokens.end()) {
+      stats.finish = FinishReason::kStop;
+      break;
+    }
+    ++stats.completion_tokens;
+    counts.add(token.id);
+    pending = token.id;
+    if (!sink.on_token(token)) {
+      stats.finish = FinishReason::kStop;
+      break;
+    }
+    if (stats.completion_tokens >= limit || kept->length() + 1 >= max_seq_len) break;
+    const Run run{kept.get(), {&token.id, 1}, Role::kRow, kept->length() + 1, 1};
+    SLUICE_TRY(walk({&run, 1}, cancel));
+    pending.reset();
+  }
+  stats.decode_ms = ms_since(start);
+  return success();
+}
+
+Result<GenerationStats> Engine::generate(const GenerationRequest& request, TokenSink& sink, const CancelToken& cancel) {
+  Impl& impl = *impl_;
+  SLUICE_TRY(impl.check(request));
+  GenerationStats stats;
+  stats.prompt_tokens = static_cast<int64_t>(request.prompt.size());
+  const auto start = Clock::now();
+  const Feed feed = impl.plan_feed(request, stats);
+  SLUICE_TRY(impl.prefill(request, feed, sink, cancel));
+  stats.prefill_ms = ms_since(start);
+  SLUICE_TRY(impl.decode(request, sink, cancel, stats));
+  return stats;
+}
+
+}  // namespace sluice

@@ -1,0 +1,187 @@
+#include "scheduler/pass.h"
+
+#include <fmt/format.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "base/check.h"
+#include "kernels/transformer/rope.h"
+
+namespace sluice {
+
+using kernels::MatrixRef;
+using kernels::row_stride;
+using kernels::RowSlice;
+
+// Hands the kernels their rows from the mapping, slice by slice. Looks at the cancel token before each hand-over, so
+// that work stops within one stage of one block.
+class Pass::Source final : public kernels::MatrixSource {
+ public:
+  Source(const Model& model, const CancelToken& cancel) : model_(model), cancel_(cancel) {}
+
+  bool visit(const MatrixRef* refs, int n_refs, VisitFn fn, void* ctx) noexcept override {
+    if (cancel_.cancelled()) return false;
+    RowSlice batch[kBatch];
+    int n = 0;
+    for (int m = 0; m < n_refs; ++m) {
+      const auto range = model_.slices().of(static_cast<uint32_t>(refs[m].tensor), refs[m].expert);
+      for (uint32_t i = 0; i < range.count; ++i) {
+        const SliceId id = range.first + i;
+        const Slice& s = model_.slices()[id];
+        batch[n++] = {model_.slice_data(id), static_cast<int64_t>(s.row0), static_cast<int64_t>(s.n_rows), m};
+        if (n == kBatch) {
+          fn(ctx, batch, n);
+          n = 0;
+          if (cancel_.cancelled()) return false;
+        }
+      }
+    }
+    if (n > 0) fn(ctx, batch, n);
+    return true;
+  }
+
+  const void* row(const MatrixRef& ref, int64_t row) noexcept override {
+    return model_.row_data(static_cast<uint32_t>(ref.tensor), static_cast<uint64_t>(row));
+  }
+
+  Result<void> failure() const {
+    if (cancel_.cancelled()) return Error{"cancelled", "the request was cancelled"};
+    return Error{"io.read", "reading weights failed"};
+  }
+
+ private:
+  static constexpr int kBatch = 256;     // slices handed over at once: one barrier for up to 512 MiB
+  const Model& model_;
+  const CancelToken& cancel_;
+};
+
+Pass::Pass(std::shared_ptr<const Model> model, const PassOptions& options, ThreadPool& pool)
+    : model_(std::move(model)),
+      options_(options),
+      pool_(&pool),
+      kv_layout_(kernels::KvLayout::of(model_->hparams(),
+                                       options.reference ? kernels::KvType::kF32 : kernels::KvType::kF16)) {}
+
+Result<std::unique_ptr<Pass>> Pass::create(std::shared_ptr<const Model> model,
+                                           const PassOptions& options,
+                                           Budget& budget,
+                                           ThreadPool& pool) {
+  std::unique_ptr<Pass> pass(new Pass(std::move(model), options, pool));
+  const kernels::HParams& hp = pass->model_->hparams();
+  const kernels::WorkspaceShape shape{options.max_tokens, options.max_seq_len, options.max_outputs, pool.n_threads()};
+  pass->workspace_bytes_ = kernels::workspace_bytes(hp, shape);
+  SLUICE_TRY(pass->reservation_, budget.reserve(pass->workspace_bytes_, MemoryClass::kActivations));
+  void* p = mmap(nullptr, pass->workspace_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (p == MAP_FAILED) return errno_error("out_of_memory", "mmap of the workspace", errno);
+  pass->memory_ = static_cast<std::byte*>(p);
+  pass->ws_ = kernels::make_workspace(hp, shape, pass->memory_);
+  pass->inv_freq_.resize(static_cast<size_t>(hp.rope_dim / 2));
+  return pass;
+}
+
+Pass::~Pass() {
+  if (memory_ != nullptr) munmap(memory_, workspace_bytes_);
+}
+
+const kernels::KernelTable& Pass::kernels() const { return kernels::kernels(); }
+
+// Where each run starts, and KV pages up to where it ends.
+Result<void> Pass::reserve_tokens(std::span<const Run> runs) {
+  starts_.clear();
+  int64_t total = 0;
+  for (size_t r = 0; r < runs.size(); ++r) {
+    int64_t start = runs[r].sequence->length();
+    for (size_t i = 0; i < r; ++i) {
+      if (runs[i].sequence == runs[r].sequence) start += static_cast<int64_t>(runs[i].ids.size());
+    }
+    starts_.push_back(start);
+    const auto n = static_cast<int64_t>(runs[r].ids.size());
+    total += n;
+    SLUICE_CHECK(start + n <= options_.max_seq_len);
+    SLUICE_TRY(runs[r].sequence->reserve(start + n));
+  }
+  SLUICE_CHECK(total > 0 && total <= options_.max_tokens);
+  return success();
+}
+
+// Fills positions, page tables and rotations of every token of the walk.
+void Pass::place_tokens(std::span<const Run> runs) {
+  const kernels::HParams& hp = model_->hparams();
+  positions_.clear();
+  pages_.clear();
+  ids_.clear();
+  for (size_t r = 0; r < runs.size(); ++r) {
+    const Run& run = runs[r];
+    const float scaling =
+        kernels::rope_frequencies(hp, model_->rope_factors(), run.call_length, inv_freq_.data());
+    for (size_t i = 0; i < run.ids.size(); ++i) {
+      const int64_t position = starts_[r] + static_cast<int64_t>(i);
+      float* table = ws_.cos_sin + static_cast<int64_t>(positions_.size()) * row_stride(hp.rope_dim);
+      kernels::rope_cos_sin(inv_freq_.data(), hp.rope_dim, position, scaling, table);
+      positions_.push_back(position);
+      pages_.push_back(run.sequence->page_table());
+      ids_.push_back(run.ids[i]);
+    }
+  }
+}
+
+Result<void> Pass::walk(std::span<const Run> runs, LogitsSink& sink, const CancelToken& cancel, kernels::TapSink* taps) {
+  SLUICE_TRY(reserve_tokens(runs));
+  place_tokens(runs);
+  Source source(*model_, cancel);
+  kernels::WalkContext c{.hp = model_->hparams(),
+                         .table = kernels(),
+                         .parallel = *pool_,
+                         .source = source,
+                         .ws = ws_,
+                         .kv = kv_layout_,
+                         .reference = options_.reference,
+                         .taps = taps};
+  const auto n = static_cast<int64_t>(ids_.size());
+  if (!kernels::embed_tokens(c, model_->token_embedding(), ids_.data(), n)) return source.failure();
+  const kernels::WalkTokens tokens{n, positions_.data(), pages_.data()};
+  for (size_t layer = 0; layer < model_->blocks().size(); ++layer) {
+    if (cancel.cancelled() || !kernels::run_block(c, model_->blocks()[layer], static_cast<int64_t>(layer), tokens)) {
+      return source.failure();
+    }
+  }
+  SLUICE_TRY(deliver(c, runs, sink, source));
+  for (const Run& run : runs) run.sequence->append(run.ids, run.role);
+  return success();
+}
+
+// Computes the wanted logits, max_outputs rows at a time.
+Result<void> Pass::deliver(kernels::WalkContext& c, std::span<const Run> runs, LogitsSink& sink, const Source& source) {
+  const kernels::HParams& hp = model_->hparams();
+  struct Wanted { size_t run; int64_t index; int64_t token; };
+  std::vector<Wanted> wanted;
+  int64_t base = 0;
+  for (size_t r = 0; r < runs.size(); ++r) {
+    const auto n = static_cast<int64_t>(runs[r].ids.size());
+    const int64_t first = n - std::min(n, std::max<int64_t>(runs[r].n_outputs, 0));
+    for (int64_t i = first; i < n; ++i) wanted.push_back({r, i, base + i});
+    base += n;
+  }
+  const int64_t stride = row_stride(hp.dim);
+  const auto batch_rows = static_cast<size_t>(options_.max_outputs);
+  for (size_t i = 0; i < wanted.size(); i += batch_rows) {
+    const size_t rows = std::min(wanted.size() - i, batch_rows);
+    for (size_t j = 0; j < rows; ++j) {
+      std::memcpy(ws_.out_x + static_cast<int64_t>(j) * stride, ws_.x + wanted[i + j].token * stride,
+                  static_cast<size_t>(hp.dim) * sizeof(float));
+    }
+    if (!kernels::run_head(c, model_->output_norm(), model_->output_head(), static_cast<int64_t>(rows))) {
+      return source.failure();
+    }
+    for (size_t j = 0; j < rows; ++j) {
+      const float* logits = ws_.logits + static_cast<int64_t>(j) * row_stride(hp.vocab_size);
+      sink.on_logits(wanted[i + j].run, wanted[i + j].index, {logits, static_cast<size_t>(hp.vocab_size)});
+    }
+  }
+  return success();
+}
+
+}  // namespace sluice
