@@ -1,0 +1,119 @@
+// Documents of the native routes (/sluice/v1/...). Each struct is one JSON object, field for field, in this order;
+// `schema` is added by the whole documents. Optional fields are written as null. Only ever extended.
+//
+//   GET    /sluice/v1/version             VersionDoc
+//   GET    /sluice/v1/status              StatusDoc
+//   GET    /sluice/v1/config              {"schema":"sluice.config.v1","config":{...}}
+//   GET    /sluice/v1/requests            {"schema":"sluice.requests.v1","requests":[RequestDoc]}
+//   DELETE /sluice/v1/requests/{id}       200 {"schema":"sluice.request.v1","id","cancelled":true}; 404 request_not_found
+//   GET    /sluice/v1/models              {"schema":"sluice.models.v1","models":[ModelDoc]}
+//   GET    /sluice/v1/models/{id}         ModelDoc + {"schema":"sluice.model.v1","metadata":{key:value},
+//                                           "tensors":[{"name","type","dims":[..],"bytes","offset"}],"template":string|null}
+//                                           (arrays of more than 16 values: {"type":"array","of":"string","count":N})
+//   POST   /sluice/v1/models              {"path":"/abs/file.gguf","name"?} -> 201 ModelDoc (200 when it was there already)
+//   DELETE /sluice/v1/models/{id}         body {"delete_file"?:bool} optional -> 200 {"schema":"sluice.model.v1","name",
+//                                           "removed":true,"file_deleted":bool}
+//   POST   /sluice/v1/models/{id}/load    {"ctx"?,"keep_alive"?} -> 202 ModelDoc + {"schema","request_id":"r-0001"};
+//                                           poll GET requests until it is gone, then GET status/models for the outcome
+//                                           ("load_error" in ModelDoc when it failed)
+//   POST   /sluice/v1/models/{id}/unload  {} -> 200 ModelDoc + {"schema"}
+//   POST   /sluice/v1/shutdown            {"drain_ms"?} -> 202 {"schema":"sluice.shutdown.v1","drain_ms"}
+//
+// Model names in paths are percent-encoded. Errors have the shape of errors.h.
+#pragma once
+
+#include <boost/json/object.hpp>
+#include <boost/json/value.hpp>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/result.h"
+
+namespace sluice {
+
+inline constexpr int64_t kApiVersion = 1;
+
+struct VersionDoc {                      // schema sluice.version.v1
+  std::string version;
+  int64_t api = kApiVersion;
+  std::string kernels;                   // "avx2"
+  std::string build;
+};
+
+struct RequestDoc {
+  std::string id;                        // "r-0192"
+  std::string model;
+  std::string state;                     // running | queued
+  std::string phase;                     // queued | load | prefill | decode
+  int64_t done = 0;                      // tokens of the phase
+  int64_t total = 0;                     // 0: not known
+  int64_t position = 0;                  // 0: running; 1: next
+  int64_t age_ms = 0;
+};
+
+struct ModelDoc {
+  std::string name;
+  std::string path;
+  std::string arch;
+  std::string quantization;
+  int64_t file_bytes = 0;
+  int64_t parameters = 0;
+  int64_t ctx = 0;                       // the file's context length
+  int64_t blocks = 0;
+  bool loaded = false;
+  int64_t created = 0;                   // unix seconds of registration
+  std::optional<std::string> load_error; // last failed load, cleared by a good one
+};
+
+struct LoadedModelDoc {                  // in StatusDoc
+  std::string name;
+  std::string path;
+  std::string state;                     // loaded (never used) | idle | running
+  int64_t file_bytes = 0;
+  int64_t resident_bytes = 0;
+  int64_t kv_bytes = 0;
+  int64_t ctx = 0;                       // tokens one generation may hold
+  std::optional<int64_t> expires_in_ms;  // null: never, or running
+};
+
+struct BudgetDoc {
+  std::optional<int64_t> limit_bytes;    // null: unlimited
+  int64_t used_bytes = 0;
+  std::vector<std::pair<std::string, int64_t>> by_class;   // an object in JSON
+};
+
+struct StatusDoc {                       // schema sluice.status.v1
+  std::string version;
+  int64_t pid = 0;
+  int64_t uptime_s = 0;
+  std::string mode = "user";
+  std::string socket;
+  int64_t threads = 0;
+  std::string kernels;
+  bool draining = false;
+  BudgetDoc budget;
+  int64_t rss_bytes = 0;
+  std::vector<LoadedModelDoc> models;
+  std::vector<RequestDoc> requests;
+  int64_t queue_waiting = 0;             // "queue":{"waiting","max"}
+  int64_t queue_max = 0;
+};
+
+boost::json::object to_json(const VersionDoc& d);
+boost::json::object to_json(const RequestDoc& d);
+boost::json::object to_json(const ModelDoc& d);       // without schema
+boost::json::object to_json(const LoadedModelDoc& d);
+boost::json::object to_json(const StatusDoc& d);
+
+// The client's side. Unknown fields are ignored, missing ones keep their defaults; a field of another type is
+// Error protocol (the daemon is of another kind).
+Result<VersionDoc> version_from_json(const boost::json::value& v);
+Result<StatusDoc> status_from_json(const boost::json::value& v);
+Result<ModelDoc> model_from_json(const boost::json::value& v);
+Result<std::vector<ModelDoc>> models_from_json(const boost::json::value& v);
+Result<std::vector<RequestDoc>> requests_from_json(const boost::json::value& v);
+
+}  // namespace sluice

@@ -1,0 +1,2 @@
+// Requests of the OpenAI routes.
+#pragma once

@@ -1,0 +1,4 @@
+add_library(sluice_protocol STATIC
+  protocol/errors.cc protocol/json_text.cc protocol/native.cc protocol/openai.cc)
+sluice_size_warnings(sluice_protocol)
+target_link_libraries(sluice_protocol PUBLIC sluice_base Boost::json)
