@@ -9,8 +9,20 @@
 //                  with minima: then acc = fma(-(dmin * d_x), (float)isum_min, acc).
 //   F64 F32 F16 BF16   weights widened (F64 narrowed) to f32; 16 partial sums p[k mod 16] by fma, ascending;
 //                  tree: p[i] += p[i+8] (i<8), p[i] += p[i+4] (i<4), p[i] += p[i+2] (i<2), p[0] + p[1].
-//   quantise       amax = max|x|; d = amax / 127; q = round-to-nearest-even(x * (127 / amax)), 0 if amax is 0.
+//   quantise       amax = max|x|; d = amax / 127; q = round-to-nearest-even(x * (127 / amax)). d = 0 and q = 0 if
+//                  127 / amax is not finite (amax is 0 or below 4e-37).
 //                  A group that holds NaN or Inf gets d = NaN and q = 0, so that its result is NaN.
+//   attention      max = -inf, sum = 0, acc = 0. Per page that has visible tokens, in order: s = scale * dot (F32
+//                  definition, keys and values widened to f32); new_max = max(max, largest s), NaN passed over; b =
+//                  new_max, or 0 where that is -inf; c = exp(max - b); p = exp(s - b); sum = fma(sum, c, sum of p by
+//                  the F32 definition, the page's first visible token being number 0); acc[d] *= c; then for tokens
+//                  ascending acc[d] = fma(p, v[d], acc[d]).
+//   merge          M = largest max of the runs; w = exp(max - M); sum = fma(sum_r, w, sum) and out[d] = fma(acc_r[d],
+//                  w, out[d]) for runs ascending, runs without a visible key left out; out[d] /= sum.
+//   elementwise    rms_norm: (x * (1 / sqrt(mean + eps))) * w.  rope: a' = fma(a, c, -(b * s)), b' = fma(b, c, a * s).
+//                  swiglu: g / (1 + exp(-g)) * u.  softmax: exp(x - max) / sum.
+//   KV in Q8_0     d = half(amax / 127); q = round-to-nearest-even(clamp(x * (1 / d), -127, 127)), NaN as above.
+// "The same bits" excepts NaN: that a result is NaN is part of the definition, which NaN is not.
 #pragma once
 
 #include <cstddef>
@@ -44,12 +56,13 @@ struct KernelTable {
   // x (n) f32 -> the activation format, act_bytes(format, n) bytes at y. kF32 copies.
   void (*quantize[3])(const float* x, void* y, int64_t n) noexcept;
 
+  using MatmulFn = void (*)(const void* w, int64_t w_stride, int64_t n_rows, int64_t n_cols, const void* x,
+                            int64_t x_stride, int64_t n_tokens, float* y, int64_t y_stride) noexcept;
   // y[t * y_stride + r] = dot(w row r, x_t) for r in [0, n_rows), t in [0, n_tokens); overwritten.
   //   w  n_rows rows of n_cols weights, `w_stride` bytes apart; any alignment
   //   x  n_tokens vectors in the type's ActFormat, `x_stride` bytes apart; 16-byte aligned
   // Bit-identical for every split of rows and tokens over calls.
-  void (*matmul[kNWeightTypes])(const void* w, int64_t w_stride, int64_t n_rows, int64_t n_cols, const void* x,
-                                int64_t x_stride, int64_t n_tokens, float* y, int64_t y_stride) noexcept;
+  MatmulFn matmul[kNWeightTypes];
 
   // The reference path (--f32): weights dequantised row by row, activations f32, the F32 definition.
   // `scratch` holds n_cols floats.

@@ -1,0 +1,47 @@
+#include "kernels/cpu_features.h"
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+#include <cstdint>
+
+namespace sluice::kernels {
+
+namespace {
+
+#if defined(__x86_64__)
+uint64_t read_xcr0() noexcept {
+  uint32_t lo, hi;
+  __asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
+  return static_cast<uint64_t>(hi) << 32 | lo;
+}
+
+CpuFeatures read_features() noexcept {
+  CpuFeatures f;
+  uint32_t a, b, c, d;
+  if (__get_cpuid(1, &a, &b, &c, &d) == 0) return f;
+  const bool fma = (c >> 12 & 1) != 0, osxsave = (c >> 27 & 1) != 0;
+  const bool avx = (c >> 28 & 1) != 0, f16c = (c >> 29 & 1) != 0;
+  if (!osxsave || !avx || !fma || !f16c) return f;
+  const uint64_t xcr0 = read_xcr0();
+  if ((xcr0 & 0x6) != 0x6) return f;
+  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return f;
+  f.avx2 = (b >> 5 & 1) != 0;
+  const bool avx512 =
+      (b >> 16 & 1) != 0 && (b >> 17 & 1) != 0 && (b >> 30 & 1) != 0 && b >> 31 != 0;
+  f.avx512_vnni = f.avx2 && avx512 && (c >> 11 & 1) != 0 && (xcr0 & 0xe6) == 0xe6;
+  return f;
+}
+#else
+CpuFeatures read_features() noexcept { return {}; }
+#endif
+
+}  // namespace
+
+const CpuFeatures& cpu_features() noexcept {
+  static const CpuFeatures features = read_features();
+  return features;
+}
+
+}  // namespace sluice::kernels

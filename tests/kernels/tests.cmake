@@ -1,0 +1,3 @@
+sluice_test(kernels_tests
+  SOURCES kernels/dequant_test.cc
+  LIBS sluice_kernels)
