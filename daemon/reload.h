@@ -1,0 +1,34 @@
+// SIGHUP, SIGUSR1, SIGUSR2 of a running daemon, on a thread of their own. SIGTERM and SIGINT belong
+// to the Server.
+#pragma once
+
+#include <atomic>
+#include <string>
+#include <thread>
+
+#include "daemon/options.h"
+
+namespace sluice {
+
+// SIGHUP reads the settings again: a bad file is logged with line and column and nothing changes; a
+// good one sets the log level and says what needs a restart. SIGUSR1 logs one line about the
+// process. SIGUSR2 toggles debug logging. Construct before other threads start: they inherit the
+// mask that keeps these signals here.
+class ReloadThread {
+ public:
+  explicit ReloadThread(const DaemonCommand& command);
+  ~ReloadThread();
+  ReloadThread(const ReloadThread&) = delete;
+  ReloadThread& operator=(const ReloadThread&) = delete;
+
+ private:
+  void run();
+  void reload();
+
+  const DaemonCommand& command_;  // outlives us
+  std::string level_;             // owned by the thread
+  std::atomic<bool> stopping_{false};
+  std::thread thread_;
+};
+
+}  // namespace sluice
