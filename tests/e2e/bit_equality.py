@@ -1,0 +1,100 @@
+#!/usr/bin/env python3
+"""The same ids through different circumstances must give the same bytes: threads, chunks, decode or prefill, kernels.
+
+  bit_equality.py --sluiced BIN MODEL.gguf...      (vocabularies and lengths are drawn from --seed)
+
+DESIGN section 7: the text never depends on the circumstances. Compared are whole safetensors files.
+"""
+import argparse
+import filecmp
+import os
+
+from forward_lib import Checks, Forward, np, read_safetensors
+
+KERNELS = ("scalar", "avx2")
+
+
+def cpu_has(name):
+    if name == "scalar":
+        return True
+    try:
+        with open("/proc/cpuinfo") as f:
+            flags = next((line for line in f if line.startswith("flags")), "").split()
+    except OSError:
+        return False
+    return name in flags and (name != "avx2" or {"fma", "f16c"} <= set(flags))
+
+
+def describe(a, b):
+    x, y = read_safetensors(a), read_safetensors(b)
+    out = [f"only in one: {sorted(set(x) ^ set(y))}"] if set(x) != set(y) else []
+    for name in sorted(set(x) & set(y)):
+        if x[name].shape != y[name].shape:
+            out.append(f"{name}: shape {x[name].shape} and {y[name].shape}")
+        elif x[name].tobytes() != y[name].tobytes():
+            rows = [i for i in range(len(x[name])) if x[name][i].tobytes() != y[name][i].tobytes()]
+            with np.errstate(all="ignore"):
+                worst = np.nanmax(np.abs(x[name].astype(np.float64) - y[name].astype(np.float64)))
+            out.append(f"{name}: {len(rows)} rows differ, first {rows[:4]}, by up to {worst:.2e}")
+    return "; ".join(out[:3]) or "file headers differ"
+
+
+def check_model(checks, forward, model, args, rng):
+    n = int(rng.integers(args.min_tokens, args.max_tokens + 1))
+    ids = rng.integers(0, args.vocab, n)
+    name = os.path.basename(os.path.dirname(os.path.abspath(model))) if os.path.basename(model) == "model.gguf" \
+        else os.path.basename(model)
+
+    def same(what, base, *flags, env=None):
+        other = forward.path(model, ids, *flags, env=env)
+        equal = filecmp.cmp(base, other, shallow=False)
+        checks.that(equal, f"{name}, {n} tokens: {what}" + ("" if equal else f": {describe(base, other)}"))
+        os.remove(other)
+
+    for mode in ([], ["--f32"]):
+        label = "f32" if mode else "shipping"
+        taps = mode + ["--taps"]
+        base = forward.path(model, ids, *taps, "--threads", 1)
+        for threads in (2, 3, 5):
+            same(f"{label}: {threads} threads = 1", base, *taps, "--threads", threads)
+        plain = forward.path(model, ids, *mode, "--threads", 1)
+        for chunk in (1, 7, 64):
+            same(f"{label}: chunks of {chunk} = one pass", plain, *mode, "--chunk", chunk, "--threads", 2)
+        if args.decode:
+            for start in sorted({1, int(rng.integers(1, n))}):
+                same(f"{label}: decode from {start} = one pass", plain, *mode, "--decode-from", start, "--threads", 2)
+        decoded = forward.path(model, ids, *mode, "--decode-from", n // 2, "--threads", 1)
+        same(f"{label}: decode with 3 threads = 1", decoded, *mode, "--decode-from", n // 2, "--threads", 3)
+        same(f"{label}: decode after chunks of 5 = after one pass", decoded, *mode, "--decode-from", n // 2, "--chunk", 5)
+        for kernels in KERNELS:
+            if not cpu_has(kernels):
+                print(f"SKIPPED: {kernels}: this CPU lacks it")
+                continue
+            same(f"{label}: SLUICE_KERNELS={kernels}", base, *taps, env={"SLUICE_KERNELS": kernels})
+            same(f"{label}: decode, SLUICE_KERNELS={kernels}", decoded, *mode, "--decode-from", n // 2,
+                 env={"SLUICE_KERNELS": kernels})
+        for path in (base, plain, decoded):
+            os.remove(path)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--sluiced", required=True)
+    parser.add_argument("--seed", type=int, default=None, help="default: drawn, and printed")
+    parser.add_argument("--vocab", type=int, default=500, help="ids are drawn below this")
+    parser.add_argument("--min-tokens", type=int, default=20)
+    parser.add_argument("--max-tokens", type=int, default=150, help="beyond one KV page of 64")
+    parser.add_argument("--no-decode", dest="decode", action="store_false",
+                        help="leave out decode = prefill, which dynamic NTK does not promise")
+    parser.add_argument("models", nargs="+")
+    args = parser.parse_args()
+    seed = args.seed if args.seed is not None else int.from_bytes(os.urandom(4), "little")
+    print(f"seed {seed}   (repeat with --seed {seed})")
+    checks, forward = Checks(), Forward(args.sluiced)
+    for model in args.models:
+        check_model(checks, forward, model, args, np.random.default_rng(seed))
+    checks.finish()
+
+
+if __name__ == "__main__":
+    main()
