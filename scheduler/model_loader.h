@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/result.h"
@@ -31,7 +32,8 @@ struct VocabSource {
   std::string_view chat_template;
 };
 
-// A file that passed every check; nothing mapped yet.
+// A file that passed every check; nothing mapped yet. Whoever needs the vocabulary (the tokenizer, the chat template)
+// builds it from here and copies, before Model::load takes the whole: load drops the header.
 struct CheckedModel {
   GgufFile file;
   kernels::HParams hparams;
@@ -42,10 +44,27 @@ struct CheckedModel {
 // model_unsupported (architecture, tokenizer or tensor type named).
 Result<std::unique_ptr<CheckedModel>> check_model(const std::string& path);
 
+// The vocabulary alone, of a file that may hold no tensors at all. The views live as long as `file`.
+// Errors: gguf.*, model_unsupported (tokenizer named).
+Result<VocabSource> check_vocab(const GgufFile& file);
+
+// "Q4_K_M": general.file_type by llama.cpp's table, or the type that most of the bytes have.
+std::string quantization_name(const GgufFile& file);
+const char* architecture_name(kernels::Architecture arch);   // "qwen2"
+
+// One line of `models show --tensors`.
+struct TensorListing {
+  std::string name;
+  const char* type = "";              // "Q4_K"
+  uint32_t n_dims = 0;
+  uint64_t dims[4] = {1, 1, 1, 1};    // dims[0] is the row length
+  uint64_t n_bytes = 0;
+};
+
 // A model whose weights are reachable. Immutable after load; shared by everything that computes with it.
 class Model {
  public:
-  // Takes the checked file, maps it, widens the small tensors to f32. Errors: io.map, io.read.
+  // Takes the checked file, maps it, widens the small tensors to f32. Errors: io.map, io.read, model_changed.
   static Result<std::shared_ptr<const Model>> load(std::unique_ptr<CheckedModel> checked);
 
   const std::string& path() const { return path_; }
@@ -69,8 +88,15 @@ class Model {
   uint64_t row_bytes(uint32_t tensor) const { return sliced_[tensor].row_bytes; }
   // The mapped parts, for madvise and residency.
   const std::vector<MappedFile>& mappings() const { return mappings_; }
-  // Empty, or why the file on disk is no longer the one that was loaded.
+  // Whether the file is still the one that was loaded. Errors: io.changed (written to since: what is mapped is not
+  // what was checked), model_changed (another file has its path now; the mapped one is whole and usable).
   Result<void> still_unchanged() const;
+
+  // Copies for listings. Metadata: scalars as text, strings cut at 1 KiB, arrays as their count; at most 64 KiB.
+  const std::vector<std::pair<std::string, std::string>>& metadata() const { return metadata_; }
+  const std::vector<TensorListing>& tensors() const { return tensors_; }
+  // Not errors, but worth a line: see GgufFile::warnings().
+  const std::vector<std::string>& warnings() const { return warnings_; }
 
  private:
   Model() = default;
@@ -86,7 +112,13 @@ class Model {
   std::vector<File> files_;
   std::vector<FileIdentity> identities_;
   std::vector<MappedFile> mappings_;
+  std::vector<std::string> part_paths_;
+  std::vector<std::pair<std::string, std::string>> metadata_;
+  std::vector<TensorListing> tensors_;
+  std::vector<std::string> warnings_;
   uint64_t file_bytes_ = 0, weight_bytes_ = 0, header_hash_ = 0;
+
+  friend class ModelLoader;
 };
 
 }  // namespace sluice

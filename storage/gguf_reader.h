@@ -57,6 +57,21 @@ struct GgufPart {
   File file;                        // the fd that was checked; weights are mapped from it
   uint64_t file_bytes = 0;
   uint64_t data_offset = 0;         // first byte of the data section
+  std::string path;
+  FileIdentity identity;            // taken before the header was read
+};
+
+// The limits of RELIABILITY section 3; a file over one of them is refused with both numbers.
+struct GgufLimits {
+  static constexpr uint64_t kStringBytes = 16u << 20;
+  static constexpr uint64_t kKeyBytes = 65535;
+  static constexpr uint64_t kNameBytes = 63;
+  static constexpr uint64_t kKeys = 65536;
+  static constexpr uint64_t kTensors = 65536;       // of all parts together
+  static constexpr uint64_t kMinAlignment = 8;
+  static constexpr uint64_t kMaxAlignment = 65536;
+  static constexpr uint64_t kHeaderBytes = 64u << 20;  // the private copy: no vocabulary in use needs half of it
+  static constexpr uint64_t kParts = 1024;
 };
 
 class GgufFile {
@@ -69,6 +84,8 @@ class GgufFile {
   std::span<const GgufValue> values() const { return values_; }
   std::span<const GgufTensor> tensors() const { return tensors_; }
   std::span<const GgufPart> parts() const { return parts_; }
+  // The checked descriptors, part by part, for whoever maps them; the parts keep none.
+  std::vector<File> take_files();
   // Not errors, but worth a line: bytes after the data, unaligned gaps.
   std::span<const std::string> warnings() const { return warnings_; }
 
@@ -86,9 +103,13 @@ class GgufFile {
   static double array_real(const GgufValue& v, uint64_t i);
   static GgufStringArray array_strings(const GgufValue& v);
 
-  // "FILE: offset N: FIELD: WHAT" as an Error.
+  // "FILE: offset N: FIELD: WHAT" as an Error. A null value (the key is missing) points at the count of keys.
+  // `field` and `what` are printed as they are: text from the file must have been through escape_text.
   Error refuse(const GgufValue* v, std::string_view field, const std::string& what, const char* code) const;
   Error refuse(const GgufTensor& t, std::string_view field, const std::string& what, const char* code) const;
+
+  // A tensor that is not there: points at the count of tensors.
+  Error refuse_tensors(std::string_view field, const std::string& what, const char* code) const;
 
   // XXH3 of the header bytes: part of a model's identity.
   uint64_t header_hash() const { return header_hash_; }
@@ -96,7 +117,7 @@ class GgufFile {
   uint64_t header_bytes() const;
 
  private:
-  friend class GgufParser;
+  friend class GgufJoiner;
   std::string path_;
   uint32_t version_ = 0;
   uint64_t header_hash_ = 0;
@@ -105,7 +126,7 @@ class GgufFile {
   std::vector<GgufTensor> tensors_;
   std::vector<GgufPart> parts_;
   std::vector<std::string> warnings_;
-  std::vector<uint32_t> value_index_;    // open-addressed: hash -> index + 1
+  std::vector<uint32_t> value_index_;    // open-addressed: hash -> index + 1, a power of two of entries
   std::vector<uint32_t> tensor_index_;
 };
 
