@@ -135,7 +135,9 @@ Result<void> bench(const Options& o) {
   small.prompt = std::min<int64_t>(o.prompt, 32);
   small.gen = std::min<int64_t>(o.gen, 4);
   SLUICE_TRY(one_round(*pass, kv_pool, ids, small, warm_up));
-  for (int round = 0; round < o.rounds; ++round) SLUICE_TRY(one_round(*pass, kv_pool, ids, o, m));
+  for (int round = 0; round < o.rounds; ++round) {
+    SLUICE_TRY(one_round(*pass, kv_pool, ids, o, m));
+  }
   (o.json ? print_json : print_text)(o, *model, m, pool.n_threads());
   return success();
 }

@@ -131,6 +131,7 @@ void Pass::place_tokens(std::span<const Run> runs) {
 Result<void> Pass::walk(std::span<const Run> runs, LogitsSink& sink, const CancelToken& cancel, kernels::TapSink* taps) {
   SLUICE_TRY(reserve_tokens(runs));
   place_tokens(runs);
+  list_wanted(runs);
   Source source(*model_, cancel);
   kernels::WalkContext c{.hp = model_->hparams(),
                          .table = kernels(),
@@ -140,48 +141,67 @@ Result<void> Pass::walk(std::span<const Run> runs, LogitsSink& sink, const Cance
                          .kv = kv_layout_,
                          .reference = options_.reference,
                          .taps = taps};
-  const auto n = static_cast<int64_t>(ids_.size());
-  if (!kernels::embed_tokens(c, model_->token_embedding(), ids_.data(), n)) return source.failure();
-  const kernels::WalkTokens tokens{n, positions_.data(), pages_.data()};
-  for (size_t layer = 0; layer < model_->blocks().size(); ++layer) {
-    if (cancel.cancelled() || !kernels::run_block(c, model_->blocks()[layer], static_cast<int64_t>(layer), tokens)) {
-      return source.failure();
-    }
-  }
-  SLUICE_TRY(deliver(c, runs, sink, source));
+  const bool ok = kernels::embed_tokens(c, model_->token_embedding(), ids_.data(), static_cast<int64_t>(ids_.size())) &&
+                  walk_blocks(c, cancel) && deliver(c, sink, taps == nullptr);
+  if (!ok) return source.failure();
   for (const Run& run : runs) run.sequence->append(run.ids, run.role);
   return success();
 }
 
-// Computes the wanted logits, max_outputs rows at a time.
-Result<void> Pass::deliver(kernels::WalkContext& c, std::span<const Run> runs, LogitsSink& sink, const Source& source) {
-  const kernels::HParams& hp = model_->hparams();
-  struct Wanted { size_t run; int64_t index; int64_t token; };
-  std::vector<Wanted> wanted;
+void Pass::list_wanted(std::span<const Run> runs) {
+  wanted_.clear();
+  kept_.clear();
+  kept_positions_.clear();
+  kept_pages_.clear();
   int64_t base = 0;
   for (size_t r = 0; r < runs.size(); ++r) {
     const auto n = static_cast<int64_t>(runs[r].ids.size());
-    const int64_t first = n - std::min(n, std::max<int64_t>(runs[r].n_outputs, 0));
-    for (int64_t i = first; i < n; ++i) wanted.push_back({r, i, base + i});
+    for (int64_t i = n - std::min(n, std::max<int64_t>(runs[r].n_outputs, 0)); i < n; ++i) {
+      wanted_.push_back({r, i, base + i});
+      kept_.push_back(base + i);
+      kept_positions_.push_back(positions_[static_cast<size_t>(base + i)]);
+      kept_pages_.push_back(pages_[static_cast<size_t>(base + i)]);
+    }
     base += n;
   }
+}
+
+// All blocks in order. In the last one only the wanted tokens go past their keys and values, unless taps look at all.
+bool Pass::walk_blocks(kernels::WalkContext& c, const CancelToken& cancel) {
+  const kernels::WalkTokens tokens{static_cast<int64_t>(ids_.size()), positions_.data(), pages_.data()};
+  const auto& blocks = model_->blocks();
+  const size_t last = blocks.size() - 1;
+  for (size_t layer = 0; layer <= last; ++layer) {
+    if (cancel.cancelled()) return false;
+    const auto l = static_cast<int64_t>(layer);
+    if (layer == last && c.taps == nullptr) {
+      const kernels::WalkTokens kept{static_cast<int64_t>(kept_.size()), kept_positions_.data(), kept_pages_.data()};
+      return kernels::run_last_block(c, blocks[layer], l, tokens, kept_.data(), kept);
+    }
+    if (!kernels::run_block(c, blocks[layer], l, tokens)) return false;
+  }
+  return true;
+}
+
+// Computes the wanted logits, max_outputs rows at a time.
+bool Pass::deliver(kernels::WalkContext& c, LogitsSink& sink, bool compacted) {
+  const kernels::HParams& hp = model_->hparams();
   const int64_t stride = row_stride(hp.dim);
   const auto batch_rows = static_cast<size_t>(options_.max_outputs);
-  for (size_t i = 0; i < wanted.size(); i += batch_rows) {
-    const size_t rows = std::min(wanted.size() - i, batch_rows);
+  for (size_t i = 0; i < wanted_.size(); i += batch_rows) {
+    const size_t rows = std::min(wanted_.size() - i, batch_rows);
     for (size_t j = 0; j < rows; ++j) {
-      std::memcpy(ws_.out_x + static_cast<int64_t>(j) * stride, ws_.x + wanted[i + j].token * stride,
+      const int64_t row = compacted ? static_cast<int64_t>(i + j) : wanted_[i + j].token;
+      std::memcpy(ws_.out_x + static_cast<int64_t>(j) * stride, ws_.x + row * stride,
                   static_cast<size_t>(hp.dim) * sizeof(float));
     }
-    if (!kernels::run_head(c, model_->output_norm(), model_->output_head(), static_cast<int64_t>(rows))) {
-      return source.failure();
-    }
+    if (!kernels::run_head(c, model_->output_norm(), model_->output_head(), static_cast<int64_t>(rows))) return false;
     for (size_t j = 0; j < rows; ++j) {
       const float* logits = ws_.logits + static_cast<int64_t>(j) * row_stride(hp.vocab_size);
-      sink.on_logits(wanted[i + j].run, wanted[i + j].index, {logits, static_cast<size_t>(hp.vocab_size)});
+      sink.on_logits(wanted_[i + j].run, wanted_[i + j].index, {logits, static_cast<size_t>(hp.vocab_size)});
     }
   }
-  return success();
+  return true;
 }
 
 }  // namespace sluice

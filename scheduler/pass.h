@@ -67,10 +67,18 @@ class Pass {
 
  private:
   class Source;
+  struct Wanted {
+    size_t run;
+    int64_t index;     // within the run
+    int64_t token;     // within the walk
+  };
   Pass(std::shared_ptr<const Model> model, const PassOptions& options, ThreadPool& pool);
   Result<void> reserve_tokens(std::span<const Run> runs);
   void place_tokens(std::span<const Run> runs);
-  Result<void> deliver(kernels::WalkContext& c, std::span<const Run> runs, LogitsSink& sink, const Source& source);
+  void list_wanted(std::span<const Run> runs);
+  bool walk_blocks(kernels::WalkContext& c, const CancelToken& cancel);
+  // compacted: ws_.x holds only the wanted tokens by now.
+  bool deliver(kernels::WalkContext& c, LogitsSink& sink, bool compacted);
 
   std::shared_ptr<const Model> model_;
   PassOptions options_;
@@ -84,6 +92,9 @@ class Pass {
   std::vector<int64_t> positions_;                   // per token of the walk
   std::vector<std::byte* const*> pages_;
   std::vector<TokenId> ids_;
+  std::vector<Wanted> wanted_;                       // outputs, in the order of their tokens
+  std::vector<int64_t> kept_, kept_positions_;       // the wanted tokens, for the last block
+  std::vector<std::byte* const*> kept_pages_;
   std::vector<float> inv_freq_;
 };
 

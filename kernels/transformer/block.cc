@@ -1,6 +1,6 @@
 #include "kernels/transformer/block.h"
 
-#include <cmath>
+#include <cstring>
 
 #include "kernels/transformer/attention.h"
 #include "kernels/transformer/linear.h"
@@ -62,15 +62,15 @@ void tap(WalkContext& c, Tap what, int64_t layer, const float* rows, int64_t n, 
   if (c.taps != nullptr) c.taps->tap(what, layer, rows, n, cols, row_stride(cols));
 }
 
-bool attention_branch(WalkContext& c, const BlockWeights& w, int64_t layer, const WalkTokens& tokens) noexcept {
+// ws.q, k, v of the normed input, with bias, QK-norm and RoPE; keys and values go into their pages.
+bool project_qkv(WalkContext& c, const BlockWeights& w, int64_t layer, const WalkTokens& tokens) noexcept {
   const HParams& hp = c.hp;
-  const int64_t dim_stride = row_stride(hp.dim);
   const int64_t q_dim = hp.n_heads * hp.head_dim;
   const int64_t kv_dim = hp.n_kv_heads * hp.head_dim;
   norm_tokens(c, w.attn_norm, tokens.n);
   const MatrixRef qkv[3] = {w.wq, w.wk, w.wv};
   const Output qkv_out[3] = {{c.ws.q, row_stride(q_dim)}, {c.ws.k, row_stride(kv_dim)}, {c.ws.v, row_stride(kv_dim)}};
-  const Inputs in{c.ws.h, dim_stride, hp.dim, tokens.n};
+  const Inputs in{c.ws.h, row_stride(hp.dim), hp.dim, tokens.n};
   prepare_inputs(c, qkv, 3, in);
   if (!multiply(c, qkv, 3, in, qkv_out)) return false;
   parallel_for(c.parallel, tokens.n, 1, [&](int64_t begin, int64_t end, int) {
@@ -85,10 +85,17 @@ bool attention_branch(WalkContext& c, const BlockWeights& w, int64_t layer, cons
   tap(c, Tap::kQRope, layer, c.ws.q, tokens.n, q_dim);
   tap(c, Tap::kKRope, layer, c.ws.k, tokens.n, kv_dim);
   tap(c, Tap::kV, layer, c.ws.v, tokens.n, kv_dim);
+  return true;
+}
+
+// ws.x += Wo attention(ws.q)
+bool attend_and_project(WalkContext& c, const BlockWeights& w, int64_t layer, const WalkTokens& tokens) noexcept {
+  const HParams& hp = c.hp;
+  const int64_t q_dim = hp.n_heads * hp.head_dim;
   attend(c, layer, tokens);
   tap(c, Tap::kAttnCtx, layer, c.ws.ctx, tokens.n, q_dim);
   const Inputs ctx{c.ws.ctx, row_stride(q_dim), q_dim, tokens.n};
-  const Output out{c.ws.h, dim_stride};
+  const Output out{c.ws.h, row_stride(hp.dim)};
   prepare_inputs(c, &w.wo, 1, ctx);
   if (!multiply(c, &w.wo, 1, ctx, &out)) return false;
   tap(c, Tap::kAttnOut, layer, c.ws.h, tokens.n, hp.dim);
@@ -115,6 +122,17 @@ bool dense_ffn(WalkContext& c, const BlockWeights& w, int64_t n) noexcept {
   return multiply(c, &w.w2, 1, hidden, &out);
 }
 
+// ws.x += FFN(norm(ws.x))
+bool ffn_branch(WalkContext& c, const BlockWeights& w, int64_t layer, int64_t n) noexcept {
+  norm_tokens(c, w.ffn_norm, n);
+  const bool ok = w.router.present() ? moe_ffn(c, w, layer, n) : dense_ffn(c, w, n);
+  if (!ok) return false;
+  tap(c, Tap::kMlpOut, layer, c.ws.h, n, c.hp.dim);
+  add_residual(c, nullptr, n);
+  tap(c, Tap::kHidden, layer + 1, c.ws.x, n, c.hp.dim);
+  return true;
+}
+
 }  // namespace
 
 bool embed_tokens(WalkContext& c, const MatrixRef& embedding, const int32_t* ids, int64_t n) noexcept {
@@ -129,14 +147,22 @@ bool embed_tokens(WalkContext& c, const MatrixRef& embedding, const int32_t* ids
 }
 
 bool run_block(WalkContext& c, const BlockWeights& w, int64_t layer, const WalkTokens& tokens) noexcept {
-  if (!attention_branch(c, w, layer, tokens)) return false;
-  norm_tokens(c, w.ffn_norm, tokens.n);
-  const bool ok = w.router.present() ? moe_ffn(c, w, layer, tokens.n) : dense_ffn(c, w, tokens.n);
-  if (!ok) return false;
-  tap(c, Tap::kMlpOut, layer, c.ws.h, tokens.n, c.hp.dim);
-  add_residual(c, nullptr, tokens.n);
-  tap(c, Tap::kHidden, layer + 1, c.ws.x, tokens.n, c.hp.dim);
-  return true;
+  return project_qkv(c, w, layer, tokens) && attend_and_project(c, w, layer, tokens) &&
+         ffn_branch(c, w, layer, tokens.n);
+}
+
+bool run_last_block(WalkContext& c, const BlockWeights& w, int64_t layer, const WalkTokens& tokens, const int64_t* kept,
+                    const WalkTokens& kept_tokens) noexcept {
+  if (!project_qkv(c, w, layer, tokens)) return false;
+  if (kept_tokens.n == 0) return true;
+  const int64_t x_stride = row_stride(c.hp.dim);
+  const int64_t q_stride = row_stride(c.hp.n_heads * c.hp.head_dim);
+  for (int64_t i = 0; i < kept_tokens.n; ++i) {
+    if (kept[i] == i) continue;
+    std::memcpy(c.ws.x + i * x_stride, c.ws.x + kept[i] * x_stride, static_cast<size_t>(x_stride) * sizeof(float));
+    std::memcpy(c.ws.q + i * q_stride, c.ws.q + kept[i] * q_stride, static_cast<size_t>(q_stride) * sizeof(float));
+  }
+  return attend_and_project(c, w, layer, kept_tokens) && ffn_branch(c, w, layer, kept_tokens.n);
 }
 
 bool run_head(WalkContext& c, const float* output_norm, const MatrixRef& head, int64_t n) noexcept {

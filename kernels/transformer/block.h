@@ -41,6 +41,12 @@ bool embed_tokens(WalkContext& c, const MatrixRef& embedding, const int32_t* ids
 // ws.cos_sin holds each token's rotation. False when the source failed or was cancelled.
 bool run_block(WalkContext& c, const BlockWeights& w, int64_t layer, const WalkTokens& tokens) noexcept;
 
+// As run_block for the last block, where only some tokens are still wanted: all of them leave their keys and values, then
+// the rows of `kept` (ascending indices into `tokens`; their positions and pages in `kept_tokens`) move to the front of
+// ws.x and go on alone. Changes no bit of what is kept.
+bool run_last_block(WalkContext& c, const BlockWeights& w, int64_t layer, const WalkTokens& tokens, const int64_t* kept,
+                    const WalkTokens& kept_tokens) noexcept;
+
 // Final norm and output head for `n` rows of ws.out_x -> ws.logits. n <= shape.max_outputs.
 bool run_head(WalkContext& c, const float* output_norm, const MatrixRef& head, int64_t n) noexcept;
 

@@ -1,0 +1,231 @@
+#include "scheduler/pass.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <random>
+
+#include "tests/support/golden_model.h"
+
+namespace sluice {
+namespace {
+
+using PassRun = Run;      // testing::Test has a Run of its own
+
+class AllLogits final : public LogitsSink {
+ public:
+  std::vector<std::vector<std::vector<float>>> runs;   // [run][token] rows
+  void on_logits(size_t run, int64_t, std::span<const float> logits) override {
+    if (runs.size() <= run) runs.resize(run + 1);
+    runs[run].emplace_back(logits.begin(), logits.end());
+  }
+};
+
+// A pass over a model with everything it needs.
+struct Rig {
+  std::shared_ptr<const Model> model;
+  Budget budget;
+  ThreadPool pool;
+  std::unique_ptr<Pass> pass;
+  std::unique_ptr<KvPool> kv;
+
+  Rig(std::shared_ptr<const Model> m, int threads, int64_t max_tokens = 64) : model(std::move(m)), pool(threads) {
+    PassOptions o;
+    o.max_tokens = max_tokens;
+    o.max_seq_len = 512;
+    o.max_outputs = 3;                                 // forces several turns of the head
+    pass = std::move(Pass::create(model, o, budget, pool)).value();
+    kv = std::make_unique<KvPool>(pass->kv_layout(), budget);
+  }
+
+  // Feeds ids in chunks; logits of every token.
+  std::vector<std::vector<float>> feed(Sequence& s, std::span<const TokenId> ids, size_t chunk, int64_t call_length) {
+    const CancelToken never;
+    std::vector<std::vector<float>> rows;
+    for (size_t i = 0; i < ids.size(); i += chunk) {
+      AllLogits out;
+      const PassRun run{&s, ids.subspan(i, std::min(chunk, ids.size() - i)), Role::kPrompt, call_length, PassRun::kAllOutputs};
+      EXPECT_TRUE(pass->walk({&run, 1}, out, never));
+      for (auto& row : out.runs.at(0)) rows.push_back(std::move(row));
+    }
+    return rows;
+  }
+};
+
+bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+void expect_same(const std::vector<std::vector<float>>& a, const std::vector<std::vector<float>>& b, const char* what) {
+  ASSERT_EQ(a.size(), b.size()) << what;
+  for (size_t i = 0; i < a.size(); ++i) ASSERT_TRUE(same_bits(a[i], b[i])) << what << ", token " << i;
+}
+
+std::vector<TokenId> random_ids(size_t n, int64_t vocab, uint32_t seed) {
+  std::mt19937 rng(seed);
+  std::vector<TokenId> ids(n);
+  for (auto& id : ids) id = static_cast<TokenId>(rng() % static_cast<uint64_t>(vocab));
+  return ids;
+}
+
+class PassOnModels : public testing::TestWithParam<std::string> {};
+
+TEST_P(PassOnModels, BitsDoNotDependOnThreadsOrChunks) {
+  auto model = test::load_golden_model(GetParam());
+  ASSERT_TRUE(model);
+  const auto ids = random_ids(41, model->hparams().vocab_size, 7);
+  Rig base(model, 1);
+  Sequence s(*base.kv);
+  const auto want = base.feed(s, ids, ids.size(), 41);
+  for (const int threads : {2, 3, 5}) {
+    Rig rig(model, threads);
+    for (const size_t chunk : {size_t{1}, size_t{7}, size_t{40}}) {
+      Sequence t(*rig.kv);
+      expect_same(want, rig.feed(t, ids, chunk, 41), "threads and chunk");
+    }
+  }
+}
+
+TEST_P(PassOnModels, BatchingSequencesChangesNoBit) {
+  auto model = test::load_golden_model(GetParam());
+  ASSERT_TRUE(model);
+  Rig rig(model, 2, 96);
+  std::vector<std::vector<TokenId>> prompts;
+  std::vector<std::vector<std::vector<float>>> alone;
+  for (uint32_t i = 0; i < 5; ++i) {
+    prompts.push_back(random_ids(3 + 6 * i, model->hparams().vocab_size, i));
+    Sequence s(*rig.kv);
+    alone.push_back(rig.feed(s, prompts[i], 64, static_cast<int64_t>(prompts[i].size())));
+  }
+  std::vector<Sequence> together(prompts.size(), Sequence(*rig.kv));
+  std::vector<PassRun> runs;
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    runs.push_back({&together[i], prompts[i], Role::kPrompt, static_cast<int64_t>(prompts[i].size()), PassRun::kAllOutputs});
+  }
+  AllLogits out;
+  const CancelToken never;
+  ASSERT_TRUE(rig.pass->walk(runs, out, never));
+  for (size_t i = 0; i < prompts.size(); ++i) expect_same(alone[i], out.runs[i], "batch");
+}
+
+INSTANTIATE_TEST_SUITE_P(Golden, PassOnModels, testing::ValuesIn(test::golden_model_cases()), [](const auto& param) {
+  std::string name = param.param;
+  for (char& c : name) c = c == '-' ? '_' : c;
+  return name;
+});
+
+TEST(Pass, TwoRunsOfOneSequenceFollowEachOther) {
+  auto model = test::load_golden_model("qwen3-tiny-tied");
+  ASSERT_TRUE(model);
+  Rig rig(model, 2);
+  const auto ids = random_ids(12, model->hparams().vocab_size, 3);
+  Sequence whole(*rig.kv);
+  const auto want = rig.feed(whole, ids, 12, 12);
+  Sequence s(*rig.kv);
+  const std::span<const TokenId> all(ids);
+  const PassRun runs[2] = {{&s, all.first(11), Role::kPrompt, 12, 0}, {&s, all.last(1), Role::kRow, 12, 1}};
+  AllLogits out;
+  ASSERT_TRUE(rig.pass->walk(runs, out, CancelToken{}));
+  ASSERT_EQ(out.runs.size(), 2u);
+  EXPECT_TRUE(out.runs[0].empty());
+  EXPECT_TRUE(same_bits(want.back(), out.runs[1].at(0)));
+  EXPECT_EQ(s.length(), 12);
+  EXPECT_EQ(s.roles().back(), Role::kRow);
+}
+
+TEST(Pass, CancelledWalkLeavesSequencesAsTheyWere) {
+  auto model = test::load_golden_model("qwen2-tiny-f32");
+  ASSERT_TRUE(model);
+  Rig rig(model, 2);
+  const auto ids = random_ids(20, model->hparams().vocab_size, 5);
+  Sequence s(*rig.kv);
+  rig.feed(s, std::span(ids).first(10), 64, 20);
+  CancelToken cancel;
+  cancel.cancel();
+  AllLogits out;
+  const PassRun run{&s, std::span(ids).last(10), Role::kPrompt, 20, 1};
+  const auto walked = rig.pass->walk({&run, 1}, out, cancel);
+  ASSERT_FALSE(walked);
+  EXPECT_EQ(walked.error().code, "cancelled");
+  EXPECT_EQ(s.length(), 10);
+  Sequence fresh(*rig.kv);
+  const auto want = rig.feed(fresh, ids, 64, 20);
+  const auto rest = rig.feed(s, std::span(ids).last(10), 64, 20);
+  expect_same({want.begin() + 10, want.end()}, rest, "after a cancelled walk");
+}
+
+TEST(Sequence, ForkSharesPagesAndCopiesOnWrite) {
+  auto model = test::load_golden_model("qwen2-tiny-f32");
+  ASSERT_TRUE(model);
+  Rig rig(model, 1, 128);
+  const auto page = static_cast<uint64_t>(rig.kv->layout().page_bytes());
+  const auto ids = random_ids(100, model->hparams().vocab_size, 9);
+  const auto tail_a = random_ids(5, model->hparams().vocab_size, 10);
+  const auto tail_b = random_ids(5, model->hparams().vocab_size, 11);
+  Sequence a(*rig.kv);
+  rig.feed(a, ids, 128, 105);
+  EXPECT_EQ(rig.budget.used(MemoryClass::kKv), 2 * page);
+  Sequence b = a.fork();
+  EXPECT_EQ(rig.budget.used(MemoryClass::kKv), 2 * page);
+  const auto got_b = rig.feed(b, tail_b, 5, 105);
+  EXPECT_EQ(rig.budget.used(MemoryClass::kKv), 3 * page);      // only the half-filled page was copied
+  const auto got_a = rig.feed(a, tail_a, 5, 105);
+  EXPECT_EQ(rig.budget.used(MemoryClass::kKv), 3 * page);      // a owns the original alone by now
+
+  auto fresh = [&](const std::vector<TokenId>& tail) {
+    Sequence s(*rig.kv);
+    rig.feed(s, ids, 128, 105);
+    return rig.feed(s, tail, 5, 105);
+  };
+  expect_same(fresh(tail_a), got_a, "original after a fork");
+  expect_same(fresh(tail_b), got_b, "fork");
+}
+
+TEST(Sequence, TruncateForgetsAndGivesPagesBack) {
+  auto model = test::load_golden_model("qwen2-tiny-f32");
+  ASSERT_TRUE(model);
+  Rig rig(model, 1, 256);
+  const auto page = static_cast<uint64_t>(rig.kv->layout().page_bytes());
+  const auto ids = random_ids(200, model->hparams().vocab_size, 12);
+  Sequence s(*rig.kv);
+  const auto want = rig.feed(s, ids, 256, 200);
+  EXPECT_EQ(rig.budget.used(MemoryClass::kKv), 4 * page);
+  s.truncate(70);
+  EXPECT_EQ(rig.budget.used(MemoryClass::kKv), 2 * page);
+  const auto again = rig.feed(s, std::span(ids).subspan(70), 256, 200);
+  expect_same({want.begin() + 70, want.end()}, again, "after truncate");
+  s.truncate(0);
+  EXPECT_EQ(rig.budget.used(MemoryClass::kKv), 0u);
+}
+
+TEST(Sequence, CommonPrefixNeedsIdsAndRoles) {
+  auto model = test::load_golden_model("qwen2-tiny-f32");
+  ASSERT_TRUE(model);
+  Rig rig(model, 1);
+  const auto ids = random_ids(8, model->hparams().vocab_size, 13);
+  Sequence s(*rig.kv);
+  rig.feed(s, ids, 8, 8);
+  std::vector<Role> roles(8, Role::kPrompt);
+  EXPECT_EQ(s.common_prefix(ids, roles), 8);
+  roles[5] = Role::kRow;
+  EXPECT_EQ(s.common_prefix(ids, roles), 5);
+  auto other = ids;
+  other[2] = (other[2] + 1) % 10;
+  EXPECT_LE(s.common_prefix(other, roles), 2);
+}
+
+TEST(KvPool, RefusesAPageThatDoesNotFit) {
+  auto model = test::load_golden_model("qwen2-tiny-f32");
+  ASSERT_TRUE(model);
+  const auto layout = kernels::KvLayout::of(model->hparams(), kernels::KvType::kF16);
+  Budget budget(static_cast<uint64_t>(layout.page_bytes()) * 2);
+  KvPool pool(layout, budget);
+  Sequence s(pool);
+  ASSERT_TRUE(s.reserve(128));
+  const auto third = s.reserve(129);
+  ASSERT_FALSE(third);
+  EXPECT_EQ(third.error().code, "budget_exceeded");
+}
+
+}  // namespace
+}  // namespace sluice
