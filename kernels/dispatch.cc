@@ -5,6 +5,9 @@
 #include "kernels/cpu_features.h"
 #include "kernels/kernels.h"
 #include "kernels/scalar/scalar.h"
+#if defined(__x86_64__)
+#include "kernels/x86/x86.h"
+#endif
 
 namespace sluice::kernels {
 
@@ -21,8 +24,28 @@ const KernelTable& scalar_kernels() noexcept {
   return table;
 }
 
+#if defined(__x86_64__)
+const KernelTable& x86::avx2_kernels() noexcept {
+  static const KernelTable table = [] {
+    KernelTable t = scalar_kernels();
+    t.name = "avx2";
+    fill_matmul_32_avx2(t);
+    fill_matmul_256_avx2(t);
+    fill_matmul_float_avx2(t);
+    fill_quantize_avx2(t);
+    fill_elementwise_avx2(t);
+    fill_attention_avx2(t);
+    return t;
+  }();
+  return table;
+}
+#endif
+
 const KernelTable* kernels_by_name(const char* name) noexcept {
   if (std::strcmp(name, "scalar") == 0) return &scalar_kernels();
+#if defined(__x86_64__)
+  if (std::strcmp(name, "avx2") == 0 && cpu_features().avx2) return &x86::avx2_kernels();
+#endif
   return nullptr;
 }
 

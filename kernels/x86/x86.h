@@ -1,0 +1,23 @@
+// The doors of kernels/x86: each function overwrites the entries of a table that its file has
+// faster. Call one only after cpu_features() allows it. Each .cc here is compiled with flags of its
+// own; it includes intrinsics, <cstdint> and our plain headers only, and everything else in it lies
+// in an anonymous namespace: a std inline compiled with AVX2 could be the copy that the linker
+// keeps for everybody (test: x86_symbols).
+#pragma once
+
+#include "kernels/kernels.h"
+
+namespace sluice::kernels::x86 {
+
+// Need cpu_features().avx2.
+void fill_matmul_32_avx2(KernelTable& t) noexcept;
+void fill_matmul_256_avx2(KernelTable& t) noexcept;
+void fill_matmul_float_avx2(KernelTable& t) noexcept;
+void fill_quantize_avx2(KernelTable& t) noexcept;
+void fill_elementwise_avx2(KernelTable& t) noexcept;
+void fill_attention_avx2(KernelTable& t) noexcept;
+
+// dispatch.cc's table, for entries that call others of it.
+const KernelTable& avx2_kernels() noexcept;
+
+}  // namespace sluice::kernels::x86
