@@ -90,11 +90,16 @@ SLUICE_INLINE void dot_row_256(const uint8_t* g, const ActQ8x256& x, __m256i& is
 }
 
 template <class U>
-void row_driver_256(
-    const uint8_t* const* at, int64_t n_groups, const ActQ8x256* x, float* y, __m256i lanes) {
+void row_driver_256(const uint8_t* const* at,
+                    const uint8_t* next,
+                    int64_t n_groups,
+                    const ActQ8x256* x,
+                    float* y,
+                    __m256i lanes) {
   __m256 acc = _mm256_setzero_ps();
   int64_t offset = 0;
   for (int64_t g = 0; g < n_groups; ++g, offset += sizeof(typename U::Group)) {
+    prefetch_share<typename U::Group>(next, g);
     __m256i isum[kLanes], imin[kLanes];
     for (int i = 0; i < kLanes; ++i) dot_row_256<U>(at[i] + offset, x[g], isum[i], imin[i]);
     Sums256 s;
@@ -121,8 +126,11 @@ struct Panel256 {
 };
 
 template <class U>
-void fill_panel_256(Panel256& p, const uint8_t* const* at, int64_t offset, int64_t n_groups) {
+void fill_panel_256(
+    Panel256& p, const uint8_t* const* at, const uint8_t* next, int64_t first, int64_t n_groups) {
+  int64_t offset = first * static_cast<int64_t>(sizeof(typename U::Group));
   for (int64_t n = 0; n < n_groups; ++n, offset += sizeof(typename U::Group)) {
+    prefetch_share<typename U::Group>(next, first + n);
     Panel256::Group& out = p.group[n];
     __m256i q[8][kLanes], scales[kLanes], mins[kLanes];
     for (int i = 0; i < kLanes; ++i) {
@@ -228,18 +236,19 @@ void matmul_256(const void* w,
   const uint8_t* at[kLanes];
   for (int64_t r = 0; r < n_rows; r += kLanes) {
     rows_of_8(w, w_stride, r, n_rows, at);
+    const uint8_t* next = static_cast<const uint8_t*>(w) + next_rows(r, n_rows) * w_stride;
     const __m256i lanes = first_lanes(n_rows - r);
     if (n_tokens < kPanelTokens) {
       for (int64_t t = 0; t < n_tokens; ++t) {
         const auto* act = reinterpret_cast<const ActQ8x256*>(xs + t * x_stride);
-        row_driver_256<U>(at, n_groups, act, y + t * y_stride + r, lanes);
+        row_driver_256<U>(at, next, n_groups, act, y + t * y_stride + r, lanes);
       }
       continue;
     }
     Panel256 panel;
     for (int64_t g0 = 0; g0 < n_groups; g0 += kPanelGroups256) {
       const int64_t n = n_groups - g0 < kPanelGroups256 ? n_groups - g0 : kPanelGroups256;
-      fill_panel_256<U>(panel, at, g0 * static_cast<int64_t>(sizeof(typename U::Group)), n);
+      fill_panel_256<U>(panel, at, next, g0, n);
       const uint8_t* act = xs + g0 * static_cast<int64_t>(sizeof(ActQ8x256));
       int64_t t = 0;
       for (; t + 4 <= n_tokens; t += 4) {

@@ -35,7 +35,8 @@ struct LoadBF16 {
   }
 };
 
-// kRows rows times kTokens tokens.
+// kRows rows times kTokens tokens. `next`: the rows that come next, asked for on the way, or null
+// (matmul_32.h says why).
 template <class L, int kRows, int kTokens>
 SLUICE_INLINE void tile(const uint8_t* w,
                         int64_t w_stride,
@@ -43,13 +44,20 @@ SLUICE_INLINE void tile(const uint8_t* w,
                         const uint8_t* x,
                         int64_t x_stride,
                         float* y,
-                        int64_t y_stride) {
+                        int64_t y_stride,
+                        const uint8_t* next = nullptr) {
   __m256 low[kRows][kTokens], high[kRows][kTokens];
   for (int r = 0; r < kRows; ++r) {
     for (int t = 0; t < kTokens; ++t) low[r][t] = high[r][t] = _mm256_setzero_ps();
   }
   int64_t k = 0;
   for (; k + 16 <= n_cols; k += 16) {
+    if (next != nullptr) {
+      constexpr int64_t kShare = kRows * 16 * L::kBytes;
+      for (int64_t i = 0; i < kShare; i += 64) {
+        _mm_prefetch(reinterpret_cast<const char*>(next + k / 16 * kShare + i), _MM_HINT_T1);
+      }
+    }
     for (int r = 0; r < kRows; ++r) {
       const __m256 w_low = L::load(w + r * w_stride, k), w_high = L::load(w + r * w_stride, k + 8);
       for (int t = 0; t < kTokens; ++t) {
@@ -115,8 +123,15 @@ void matmul_float(const void* w,
   const auto* xs = static_cast<const uint8_t*>(x);
   int64_t r = 0;
   if (n_tokens == 1) {
-    for (; r + 4 <= n_rows; r += 4)
-      tile<L, 4, 1>(rows + r * w_stride, w_stride, n_cols, xs, x_stride, y + r, y_stride);
+    for (; r + 4 <= n_rows; r += 4) const int64_t after = r + 4 < n_rows ? r + 4 : r;
+    tile<L, 4, 1>(rows + r * w_stride,
+                  w_stride,
+                  n_cols,
+                  xs,
+                  x_stride,
+                  y + r,
+                  y_stride,
+                  rows + after * w_stride);
   }
   for (; r + 2 <= n_rows; r += 2) {
     rows_times_tokens<L, 2>(
