@@ -123,15 +123,11 @@ void matmul_float(const void* w,
   const auto* xs = static_cast<const uint8_t*>(x);
   int64_t r = 0;
   if (n_tokens == 1) {
-    for (; r + 4 <= n_rows; r += 4) const int64_t after = r + 4 < n_rows ? r + 4 : r;
-    tile<L, 4, 1>(rows + r * w_stride,
-                  w_stride,
-                  n_cols,
-                  xs,
-                  x_stride,
-                  y + r,
-                  y_stride,
-                  rows + after * w_stride);
+    for (; r + 4 <= n_rows; r += 4) {
+      const uint8_t* at = rows + r * w_stride;
+      const uint8_t* next = r + 4 < n_rows ? at + 4 * w_stride : at;
+      tile<L, 4, 1>(at, w_stride, n_cols, xs, x_stride, y + r, y_stride, next);
+    }
   }
   for (; r + 2 <= n_rows; r += 2) {
     rows_times_tokens<L, 2>(
