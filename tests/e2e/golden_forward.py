@@ -48,6 +48,7 @@ def check_loss(checks, mine, golden, case, tolerance):
     counted = int((labels >= 0).sum())
     checks.that(counted == case["loss"]["n_counted"], f"loss: {counted} labels counted")
     checks.close("loss, mean over counted", [loss.sum() / counted], [case["loss"]["mean"]], tolerance["loss"])
+    checks.close("loss as written", mine["loss"], [case["loss"]["mean"]], tolerance["loss"])
 
 
 def check_decode_rows(checks, name, rows, golden, limit):
@@ -70,6 +71,11 @@ def check_reference(checks, forward, model, golden, case):
     check_taps(checks, full, golden, limit)
     checks.close("logits", full["logits"], golden["logits"], limit["logits"])
     check_loss(checks, full, golden, case, limit)
+
+    for keep, tail in case["logits_to_keep"].items():   # "0" means all rows
+        rows = forward(model, ids, "--f32", "--logits-to-keep", keep)["logits"]
+        same = rows.shape[0] == tail["rows"] and np.array_equal(rows, full["logits"][n - len(rows):])
+        checks.that(same, f"logits-to-keep {keep}: the last {tail['rows']} rows, bit for bit")
 
     # Teacher-forced over the golden's tokens: once every argmax agrees, free greedy decoding is the same run.
     seq = np.concatenate([ids, greedy[:-1]])
