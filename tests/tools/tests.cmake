@@ -32,3 +32,13 @@ target_link_libraries(check-headers PRIVATE sluice_scheduler Boost::headers spdl
   PkgConfig::tomlplusplus PkgConfig::pcre2 PkgConfig::utf8proc PkgConfig::xxhash PkgConfig::libedit GTest::gtest)
 add_test(NAME headers COMMAND ${CMAKE_COMMAND} --build ${CMAKE_BINARY_DIR} --target check-headers)
 set_tests_properties(headers PROPERTIES LABELS slow TIMEOUT 900 RUN_SERIAL ON)
+
+# asan-tests: every test binary of this build, without daemon and client. scripts/test.sh builds it in build/asan; the
+# test `asan` of the release build then runs it from there, so that one summary covers both.
+get_property(targets DIRECTORY ${CMAKE_CURRENT_SOURCE_DIR} PROPERTY BUILDSYSTEM_TARGETS)
+list(FILTER targets INCLUDE REGEX "_tests?$")
+add_custom_target(asan-tests DEPENDS ${targets})
+if(NOT CMAKE_CXX_FLAGS MATCHES "-fsanitize")
+  add_test(NAME asan COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/tools/asan.sh ${PROJECT_SOURCE_DIR}/build/asan)
+  set_tests_properties(asan PROPERTIES SKIP_RETURN_CODE 77 LABELS slow TIMEOUT 900)
+endif()
