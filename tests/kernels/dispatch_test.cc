@@ -1,0 +1,57 @@
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <cstring>
+
+#include "kernels/kernels.h"
+#include "tests/kernels/variants.h"
+
+namespace sluice::kernels {
+namespace {
+
+TEST(Dispatch, EveryEntryOfEveryVariantIsFilled) {
+  for (const char* name : kVariants) {
+    const KernelTable* t = kernels_by_name(name);
+    if (t == nullptr) continue;
+    EXPECT_STREQ(t->name, name);
+    for (int i = 0; i < kNWeightTypes; ++i) {
+      EXPECT_NE(t->dequant[i], nullptr);
+      EXPECT_NE(t->matmul[i], nullptr);
+      EXPECT_NE(t->matmul_reference[i], nullptr);
+    }
+    for (auto f : t->quantize) EXPECT_NE(f, nullptr);
+    for (auto f : t->kv_store) EXPECT_NE(f, nullptr);
+    for (auto f : t->attention_run) EXPECT_NE(f, nullptr);
+    EXPECT_TRUE(t->rms_norm != nullptr && t->rope != nullptr && t->swiglu != nullptr &&
+                t->add != nullptr);
+    EXPECT_TRUE(t->add_scaled != nullptr && t->softmax != nullptr && t->attention_merge != nullptr);
+  }
+}
+
+TEST(Dispatch, UnknownNamesAreNull) {
+  EXPECT_EQ(kernels_by_name("sse9"), nullptr);
+  EXPECT_EQ(kernels_by_name(""), nullptr);
+  EXPECT_EQ(kernels_by_name("scalar"), &scalar_kernels());
+}
+
+TEST(Dispatch, TheChosenTableIsTheForcedOneOrTheBest) {
+  const char* forced = std::getenv("SLUICE_KERNELS");
+  const KernelTable* want = forced != nullptr ? kernels_by_name(forced) : nullptr;
+  for (const char* name : kVariants) {  // worst first
+    if (forced == nullptr && kernels_by_name(name) != nullptr) want = kernels_by_name(name);
+  }
+  ASSERT_NE(want, nullptr) << "SLUICE_KERNELS names no variant of this CPU";
+  EXPECT_EQ(&kernels(), want);
+}
+
+TEST(Groups, RowAndActivationBytes) {
+  EXPECT_EQ(row_bytes(WeightType::kQ4_K, 512), 288u);
+  EXPECT_EQ(row_bytes(WeightType::kMXFP4, 64), 34u);
+  EXPECT_EQ(act_bytes(ActFormat::kQ8x32, 64), 80u);
+  EXPECT_EQ(act_bytes(ActFormat::kQ8x256, 512), 584u);
+  EXPECT_EQ(act_bytes(ActFormat::kF32, 3), 12u);
+  EXPECT_EQ(kv_row_bytes(KvType::kQ8_0, 64), 68);
+}
+
+}  // namespace
+}  // namespace sluice::kernels
