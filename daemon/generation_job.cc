@@ -1,1 +1,361 @@
-// (filled in the next step)
+#include "daemon/generation_job.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <exception>
+#include <random>
+#include <utility>
+
+#include "base/log.h"
+#include "daemon/choice_sink.h"
+
+namespace sluice {
+namespace {
+
+int64_t ms_between(std::chrono::steady_clock::time_point a, std::chrono::steady_clock::time_point b) {
+  return std::chrono::duration_cast<std::chrono::milliseconds>(b - a).count();
+}
+
+// Cost of a piece in the stream's buffer: its text, and what the JSON around it takes.
+size_t weight(const Delta& d) {
+  size_t n = d.text.size() + 128;
+  for (const TokenLogprob& t : d.logprobs) n += 96 + 64 * t.top.size();
+  return n;
+}
+
+Priority queue_priority(RequestPriority p) {
+  switch (p) {
+    case RequestPriority::kHigh: return Priority::kHigh;
+    case RequestPriority::kLow: return Priority::kLow;
+    case RequestPriority::kNormal: break;
+  }
+  return Priority::kNormal;
+}
+
+SamplingParams sampling_of(const GenerationParams& p, uint64_t seed) {
+  SamplingParams s;
+  s.temperature = static_cast<float>(p.temperature);
+  s.top_k = static_cast<int32_t>(p.top_k);
+  s.top_p = static_cast<float>(p.top_p);
+  s.min_p = static_cast<float>(p.min_p);
+  s.typical_p = static_cast<float>(p.typical_p);
+  s.repetition_penalty = static_cast<float>(p.repetition_penalty);
+  s.presence_penalty = static_cast<float>(p.presence_penalty);
+  s.frequency_penalty = static_cast<float>(p.frequency_penalty);
+  for (const auto& [id, bias] : p.logit_bias) s.logit_bias.emplace_back(static_cast<TokenId>(id), static_cast<float>(bias));
+  s.seed = seed;
+  return s;
+}
+
+uint64_t random_seed() {
+  std::random_device device;
+  return static_cast<uint64_t>(device()) << 32 | device();
+}
+
+}  // namespace
+
+GenerationJob::GenerationJob(App& app, HttpRequest request, bool chat)
+    : app_(app),
+      chat_(chat),
+      uid_(request.uid),
+      request_id_(request.id),
+      key_(request_key(request)),
+      body_(std::move(request.body)) {}
+
+void GenerationJob::start(std::function<void()> wake) {
+  {
+    const std::lock_guard lock(mutex_);
+    wake_ = std::move(wake);
+  }
+  app_.worker.post([self = shared_from_this()] { self->prepare(); });
+}
+
+void GenerationJob::cancel() {
+  cancel_->cancel();
+  std::string id;
+  {
+    const std::lock_guard lock(mutex_);
+    id = queue_id_;
+  }
+  drained_.notify_all();
+  if (!id.empty()) app_.queue.cancel(id, uid_, true);
+}
+
+GenerationJob::Snapshot GenerationJob::snapshot() const {
+  const std::lock_guard lock(mutex_);
+  Snapshot s;
+  if (spec_ready_) s.spec = &spec_;
+  s.finished = finished_;
+  s.error = error_;
+  s.queue_id = queue_id_;
+  s.position = position_;
+  s.usage = usage_;
+  s.timings = timings_;
+  return s;
+}
+
+std::vector<Delta> GenerationJob::take() {
+  std::vector<Delta> out;
+  {
+    const std::lock_guard lock(mutex_);
+    out.swap(deltas_);
+    buffered_bytes_ = 0;
+  }
+  drained_.notify_all();
+  return out;
+}
+
+ApiError GenerationJob::api_error(Error error) const {
+  if (error.code == "cancelled" && app_.draining.load()) {
+    error = Error{"shutting_down", "the daemon is shutting down"};
+  } else if (error.code == "budget_exceeded") {
+    error.code = "model_does_not_fit";
+  }
+  const int status = http_status_of(error.code);
+  if (status == 429 || status == 503) return app_.admission_error(std::move(error));
+  return ApiError{.error = std::move(error)};
+}
+
+void GenerationJob::finish(std::optional<ApiError> error) {
+  std::function<void()> wake;
+  {
+    const std::lock_guard lock(mutex_);
+    if (finished_) return;
+    finished_ = true;
+    error_ = std::move(error);
+    wake = wake_;
+  }
+  if (wake) wake();
+}
+
+void GenerationJob::prepare() {
+  try {
+    auto prepared = prepare_all();
+    if (!prepared) finish(api_error(std::move(prepared).error()));
+  } catch (const std::exception& e) {
+    spdlog::error("a request failed while it was read: {} request={}", e.what(), request_id_);
+    finish(ApiError{.error = Error{"internal", "the daemon failed on this request; its log says more"}});
+  }
+}
+
+Result<GenerationSpec> GenerationJob::read_spec() {
+  SLUICE_TRY(const auto body, parse_json(body_, JsonLimits{app_.options.http.json_depth, app_.options.http.json_values}));
+  std::string().swap(body_);
+  GenerationSpec spec;
+  spec.chat = chat_;
+  if (chat_) {
+    SLUICE_TRY(auto request, chat_request_from_json(body));
+    spec.params = std::move(request.params);
+    spec.chat_input = std::move(request.chat);
+  } else {
+    SLUICE_TRY(auto request, completion_request_from_json(body));
+    spec.params = std::move(request.params);
+    spec.prompts = std::move(request.prompts);
+    spec.echo = request.echo;
+  }
+  return spec;
+}
+
+Result<void> GenerationJob::prepare_all() {
+  if (app_.draining.load()) return Error{"shutting_down", "the daemon is shutting down"};
+  SLUICE_TRY(spec_, read_spec());
+  SLUICE_TRY(entry_, app_.registry.find(spec_.params.model));
+  spec_.model = entry_->name;
+  SLUICE_TRY(ctx_limit_, app_.registry.context_of(*entry_, spec_.params.ctx));
+  const ChatInput chat = std::exchange(spec_.chat_input, {});
+  {
+    // Heartbeats may begin while a slow disk gives us the tokenizer. From here on spec_ is constant.
+    const std::lock_guard lock(mutex_);
+    spec_ready_ = true;
+  }
+  if (cancel_->cancelled()) return Error{"cancelled", "the client left"};
+  SLUICE_TRY(text_, app_.registry.text(entry_));
+  SLUICE_TRY(tokenize(chat));
+  seed_ = spec_.params.seed ? *spec_.params.seed : random_seed();
+  SLUICE_TRY(validate(sampling_of(spec_.params, seed_), text_->tokenizer().vocab_size()));
+  return submit();
+}
+
+Result<void> GenerationJob::tokenize(const ChatInput& chat) {
+  stops_ = spec_.params.stop;
+  const int64_t room = *ctx_limit_ - (spec_.params.max_tokens == 0 ? 0 : 1);
+  const auto add = [&](PromptIds prompt) -> Result<void> {
+    const auto n = static_cast<int64_t>(prompt.ids.size());
+    if (n > room) {
+      Error e{"context_length_exceeded",
+              fmt::format("the prompt has {} tokens, the context holds {} and one must stay free for the answer", n, *ctx_limit_),
+              "shorten the prompt or raise ctx"};
+      e.field = chat_ ? "messages" : "prompt";
+      return e;
+    }
+    prompts_.push_back(std::move(prompt));
+    return success();
+  };
+  if (chat_) {
+    SLUICE_TRY(const std::string rendered, text_->render(chat, true));
+    SLUICE_TRY(auto ids, text_->encode_chat(rendered));
+    for (std::string& stop : text_->extra_stops()) stops_.push_back(std::move(stop));
+    return add({std::move(ids), {}});
+  }
+  for (const Prompt& given : spec_.prompts) {
+    PromptIds prompt;
+    SLUICE_TRY(prompt.ids, text_->encode_prompt(given));
+    if (spec_.echo) {
+      const auto* typed = std::get_if<std::string>(&given);
+      prompt.echo_text = typed != nullptr ? *typed : text_->tokenizer().decode(prompt.ids, false);
+    }
+    SLUICE_TRY(add(std::move(prompt)));
+  }
+  return success();
+}
+
+Result<void> GenerationJob::submit() {
+  RunQueue::Job job;
+  job.uid = uid_;
+  job.priority = queue_priority(spec_.params.priority);
+  job.model = spec_.model;
+  job.cancel = cancel_;
+  // The job holds us until it has run or was dropped.
+  job.work = [self = shared_from_this()] { self->run(); };
+  job.dropped = [self = shared_from_this()] { self->finish(self->api_error(Error{"cancelled", "the request was cancelled"})); };
+  SLUICE_TRY(const auto ticket, app_.queue.submit(std::move(job)));
+  app_.progress.add(ticket.id, progress_);
+  std::function<void()> wake;
+  {
+    const std::lock_guard lock(mutex_);
+    queue_id_ = ticket.id;
+    position_ = ticket.position;
+    timings_.request_id = ticket.id;
+    wake = wake_;
+  }
+  // A cancel() that came before the id was known could not take us out of the queue.
+  if (cancel_->cancelled()) app_.queue.cancel(ticket.id, uid_, true);
+  wake();
+  return success();
+}
+
+void GenerationJob::run() {
+  const auto begun = std::chrono::steady_clock::now();
+  progress_->set(Phase::kLoad, 0, 0);
+  auto loaded = app_.registry.acquire(entry_, spec_.params.ctx);
+  if (!loaded) return finish(api_error(std::move(loaded).error()));
+  {
+    const std::lock_guard lock(mutex_);
+    timings_.queue_ms = ms_between(arrived_, begun);
+    timings_.load_ms = ms_between(begun, std::chrono::steady_clock::now());
+  }
+  std::optional<ApiError> error;
+  try {
+    auto done = generate_all(*loaded.value());
+    if (!done) error = api_error(std::move(done).error());
+  } catch (const std::exception& e) {
+    spdlog::error("a generation failed: {} request={}", e.what(), request_id_);
+    error = ApiError{.error = Error{"internal", "the daemon failed on this request; its log says more"}};
+  }
+  loaded.value().reset();
+  app_.registry.release(entry_, spec_.params.keep_alive_ms, true);
+  app_.keep_alive_changed();
+  text_.reset();
+  finish(std::move(error));
+}
+
+Result<void> GenerationJob::generate_all(LoadedModel& loaded) {
+  Sums sum;
+  int64_t prompt_tokens = 0;
+  int64_t choice = 0;
+  // Written to on disk since it was checked: what is mapped is not what was registered.
+  const auto unchanged = [&]() -> Result<void> {
+    auto same = loaded.model->still_unchanged();
+    if (same || same.error().code != "io.changed") return success();
+    app_.registry.unload(entry_);
+    return same;
+  };
+  SLUICE_TRY(unchanged());
+  for (const PromptIds& prompt : prompts_) {
+    prompt_tokens += static_cast<int64_t>(prompt.ids.size());
+    for (int i = 0; i < spec_.params.n; ++i) {
+      SLUICE_TRY(generate_choice(*loaded.engine, prompt, choice++, sum));
+    }
+  }
+  SLUICE_TRY(unchanged());
+  const std::lock_guard lock(mutex_);
+  usage_ = {prompt_tokens, sum.completion_tokens, sum.cached_tokens};
+  timings_.prefill_ms = static_cast<int64_t>(sum.prefill_ms);
+  timings_.decode_ms = static_cast<int64_t>(sum.decode_ms);
+  if (sum.prefill_ms > 0) timings_.prefill_tps = static_cast<double>(sum.computed_tokens) * 1000 / sum.prefill_ms;
+  if (sum.decode_ms > 0) timings_.decode_tps = static_cast<double>(sum.completion_tokens) * 1000 / sum.decode_ms;
+  return success();
+}
+
+GenerationRequest GenerationJob::engine_request(const PromptIds& prompt, int64_t choice) const {
+  const GenerationParams& p = spec_.params;
+  GenerationRequest r;
+  r.prompt = prompt.ids;
+  r.sampling = sampling_of(p, seed_);
+  r.sampling.choice = static_cast<uint32_t>(choice % p.n);
+  // A request's own ctx may be smaller than the engine's.
+  r.max_tokens = *ctx_limit_ - static_cast<int64_t>(prompt.ids.size());
+  if (p.max_tokens) r.max_tokens = std::min(r.max_tokens, *p.max_tokens);
+  r.stop_tokens = text_->tokenizer().stop_tokens();
+  r.want_logprobs = p.logprobs;
+  r.n_top_logprobs = p.top_logprobs;
+  r.echo_logprobs = spec_.echo && p.logprobs;
+  return r;
+}
+
+Result<void> GenerationJob::generate_choice(Engine& engine, const PromptIds& prompt, int64_t choice, Sums& sum) {
+  const GenerationRequest request = engine_request(prompt, choice);
+  progress_->set(Phase::kPrefill, 0, static_cast<int64_t>(request.prompt.size()));
+  ChoiceSink::Options options;
+  options.stops = stops_;
+  options.logprobs = spec_.params.logprobs;
+  options.echo = spec_.echo;
+  options.echo_text = prompt.echo_text;
+  if (request.echo_logprobs) options.prompt = request.prompt;
+  ChoiceSink sink(
+      text_->tokenizer(),
+      std::move(options),
+      [&](std::string text, std::vector<TokenLogprob> logprobs) {
+        return emit({choice, std::move(text), std::move(logprobs), {}});
+      },
+      [&](int64_t done, int64_t total) { progress_->set(Phase::kPrefill, done, total); },
+      [&](int64_t n) {
+        if (n == 1 && choice == 0) {
+          const std::lock_guard lock(mutex_);
+          timings_.ttft_ms = ms_between(arrived_, std::chrono::steady_clock::now());
+        }
+        progress_->set(Phase::kDecode, n, request.max_tokens);
+      });
+  SLUICE_TRY(const GenerationStats stats, engine.generate(request, sink, *cancel_));
+  sink.finish();
+  if (cancel_->cancelled()) return Error{"cancelled", "the request was cancelled"};
+  sum.computed_tokens += stats.prompt_tokens - stats.cached_tokens;
+  // Later choices of a prompt always find it there: only the first tells what was reused.
+  if (choice % spec_.params.n == 0) sum.cached_tokens += stats.cached_tokens;
+  sum.completion_tokens += stats.completion_tokens;
+  sum.prefill_ms += stats.prefill_ms;
+  sum.decode_ms += stats.decode_ms;
+  emit({choice, {}, {}, stats.finish == FinishReason::kLength ? "length" : "stop"});
+  return success();
+}
+
+bool GenerationJob::emit(Delta delta) {
+  std::function<void()> wake;
+  {
+    std::unique_lock lock(mutex_);
+    // A plain answer is taken as it comes too: only a client that does not read makes a stream wait here.
+    // Looked at now and then besides being told: the queue sets the cancel token without us.
+    while (buffered_bytes_ >= app_.options.http.stream_buffer_bytes && !cancel_->cancelled()) {
+      drained_.wait_for(lock, std::chrono::milliseconds(100));
+    }
+    if (cancel_->cancelled()) return false;
+    buffered_bytes_ += weight(delta);
+    deltas_.push_back(std::move(delta));
+    wake = wake_;
+  }
+  wake();
+  return true;
+}
+
+}  // namespace sluice

@@ -5,3 +5,4 @@
 #include "daemon/protocol/json_text.h"
 #include "daemon/protocol/native.h"
 #include "daemon/protocol/openai.h"
+#include "daemon/protocol/openai_answers.h"

@@ -7,6 +7,9 @@
 #include <boost/json/value_to.hpp>
 #include <string_view>
 
+#include "daemon/protocol/fields.h"
+#include "daemon/protocol/openai.h"
+
 namespace sluice {
 namespace {
 
@@ -287,6 +290,46 @@ Result<std::vector<RequestDoc>> requests_from_json(const json::value& v) {
   }
   SLUICE_TRY(r.done());
   return out;
+}
+
+Result<AddModelRequest> add_model_request_from_json(const json::value& v) {
+  SLUICE_TRY(const auto* object, body_object(v));
+  Fields f(*object);
+  AddModelRequest r;
+  SLUICE_TRY(r.path, f.text("path", 4096));
+  if (r.path.empty()) return bad_parameter("path", "path is missing");
+  SLUICE_TRY(r.name, f.text("name", 4096));
+  SLUICE_TRY(f.no_others());
+  return r;
+}
+
+Result<LoadRequest> load_request_from_json(const json::value& v) {
+  SLUICE_TRY(const auto* object, body_object(v));
+  Fields f(*object);
+  LoadRequest r;
+  SLUICE_TRY(r.ctx, f.integer("ctx", 1, int64_t{1} << 31));
+  if (const auto* keep = f.find("keep_alive")) {
+    SLUICE_TRY(const int64_t ms, keep_alive_from_json(*keep, "keep_alive"));
+    r.keep_alive_ms = ms;
+  }
+  SLUICE_TRY(f.no_others());
+  return r;
+}
+
+Result<bool> delete_file_from_json(const json::value& v) {
+  SLUICE_TRY(const auto* object, body_object(v));
+  Fields f(*object);
+  SLUICE_TRY(const bool delete_file, f.boolean("delete_file", false));
+  SLUICE_TRY(f.no_others());
+  return delete_file;
+}
+
+Result<std::optional<int64_t>> drain_ms_from_json(const json::value& v) {
+  SLUICE_TRY(const auto* object, body_object(v));
+  Fields f(*object);
+  SLUICE_TRY(const auto ms, f.integer("drain_ms", 0, int64_t{24} * 3600 * 1000));
+  SLUICE_TRY(f.no_others());
+  return ms;
 }
 
 }  // namespace sluice

@@ -108,6 +108,20 @@ boost::json::object to_json(const ModelDoc& d);       // without schema
 boost::json::object to_json(const LoadedModelDoc& d);
 boost::json::object to_json(const StatusDoc& d);
 
+// Bodies of the native POST and DELETE routes. Errors: invalid_request, unsupported_parameter (unknown fields).
+struct AddModelRequest {
+  std::string path;
+  std::string name;                      // empty: from the file's name
+};
+Result<AddModelRequest> add_model_request_from_json(const boost::json::value& v);
+struct LoadRequest {
+  std::optional<int64_t> ctx;
+  std::optional<int64_t> keep_alive_ms;
+};
+Result<LoadRequest> load_request_from_json(const boost::json::value& v);
+Result<bool> delete_file_from_json(const boost::json::value& v);
+Result<std::optional<int64_t>> drain_ms_from_json(const boost::json::value& v);
+
 // The client's side. Unknown fields are ignored, missing ones keep their defaults; a field of another type is
 // Error protocol (the daemon is of another kind).
 Result<VersionDoc> version_from_json(const boost::json::value& v);

@@ -5,13 +5,12 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
-#include <initializer_list>
 #include <limits>
 #include <string_view>
 
 #include "base/bytes.h"
-#include "base/suggest.h"
 #include "base/text_escape.h"
+#include "daemon/protocol/fields.h"
 #include "daemon/protocol/json_text.h"
 
 namespace sluice {
@@ -19,119 +18,14 @@ namespace {
 
 namespace json = boost::json;
 
-Error bad(std::string_view param, std::string what, std::string hint = {}) {
-  Error e{"invalid_request", std::move(what), std::move(hint)};
-  e.field = std::string(param.substr(0, 80));
-  return e;
-}
-
-Error unsupported(std::string_view param, std::string what, std::string hint = {}) {
-  Error e = bad(param, std::move(what), std::move(hint));
-  e.code = "unsupported_parameter";
-  return e;
-}
-
-const char* kind_name(const json::value& v) {
-  switch (v.kind()) {
-    case json::kind::null: return "null";
-    case json::kind::bool_: return "a boolean";
-    case json::kind::int64:
-    case json::kind::uint64: return "an integer";
-    case json::kind::double_: return "a number";
-    case json::kind::string: return "a string";
-    case json::kind::array: return "an array";
-    case json::kind::object: return "an object";
-  }
-  return "something else";
-}
-
-Error wrong_kind(std::string_view param, const json::value& v, const char* wanted) {
-  return bad(param, fmt::format("{} is {}, {} is expected", escape_text(param), kind_name(v), wanted));
-}
-
-// Typed reads of one object's fields. A null counts as absent, as OpenAI's clients send it.
-class Fields {
- public:
-  explicit Fields(const json::object& o, std::string prefix = {}) : object_(o), prefix_(std::move(prefix)) {}
-
-  const json::value* find(std::string_view key) {
-    known_.emplace_back(key);
-    const auto* v = object_.if_contains(key);
-    return v == nullptr || v->is_null() ? nullptr : v;
-  }
-  std::string name(std::string_view key) const { return prefix_ + std::string(key); }
-
-  Result<bool> boolean(std::string_view key, bool absent) {
-    const auto* v = find(key);
-    if (v == nullptr) return absent;
-    if (!v->is_bool()) return wrong_kind(name(key), *v, "true or false");
-    return v->get_bool();
-  }
-  Result<double> number(std::string_view key, double absent, double lo, double hi) {
-    const auto* v = find(key);
-    if (v == nullptr) return absent;
-    if (!v->is_number()) return wrong_kind(name(key), *v, "a number");
-    const double d = v->to_number<double>();
-    if (!(d >= lo && d <= hi)) {
-      return bad(name(key), fmt::format("{} is {}, {} to {} is allowed", name(key), d, lo, hi));
-    }
-    return d;
-  }
-  Result<std::optional<int64_t>> integer(std::string_view key, int64_t lo, int64_t hi) {
-    const auto* v = find(key);
-    if (v == nullptr) return std::optional<int64_t>();
-    json::error_code ec;
-    if (!v->is_number() || (v->is_double() && v->get_double() != std::floor(v->get_double()))) {
-      return wrong_kind(name(key), *v, "an integer");
-    }
-    const auto n = v->to_number<int64_t>(ec);
-    if (ec || n < lo || n > hi) {
-      return bad(name(key), fmt::format("{} is {}, {} to {} is allowed", name(key), json_text(*v), lo, hi));
-    }
-    return std::optional<int64_t>(n);
-  }
-  Result<std::string> text(std::string_view key, size_t max_bytes) {
-    const auto* v = find(key);
-    if (v == nullptr) return std::string();
-    if (!v->is_string()) return wrong_kind(name(key), *v, "a string");
-    if (v->get_string().size() > max_bytes) {
-      return bad(name(key), fmt::format("{} has {} bytes, {} are allowed", name(key), v->get_string().size(), max_bytes));
-    }
-    return std::string(v->get_string());
-  }
-  // Accepts and notes parameters that cannot change the text.
-  void harmless(std::initializer_list<std::string_view> keys, std::vector<std::string>& ignored) {
-    for (const auto key : keys) {
-      if (find(key) != nullptr) ignored.emplace_back(key);
-    }
-  }
-  // Refuses what nothing above asked for.
-  Result<void> no_others() const {
-    for (const auto& item : object_) {
-      const std::string_view key = item.key();
-      if (std::find(known_.begin(), known_.end(), key) != known_.end()) continue;
-      const std::string near = nearest_word(key, known_);
-      return unsupported(name(key),
-                         fmt::format("unknown parameter {}", escape_text(name(key))),
-                         near.empty() ? "" : fmt::format("did you mean {}?", name(near)));
-    }
-    return success();
-  }
-
- private:
-  const json::object& object_;
-  std::string prefix_;
-  std::vector<std::string> known_;
-};
-
 Result<std::vector<std::string>> stop_strings(const json::value* v) {
   std::vector<std::string> out;
   if (v == nullptr) return out;
   const auto add = [&](const json::value& item) -> Result<void> {
     if (!item.is_string()) return wrong_kind("stop", item, "a string or an array of strings");
-    if (item.get_string().empty()) return bad("stop", "a stop string is empty");
+    if (item.get_string().empty()) return bad_parameter("stop", "a stop string is empty");
     if (item.get_string().size() > kMaxStopBytes) {
-      return bad("stop", fmt::format("a stop string has {} bytes, {} are allowed", item.get_string().size(), kMaxStopBytes));
+      return bad_parameter("stop", fmt::format("a stop string has {} bytes, {} are allowed", item.get_string().size(), kMaxStopBytes));
     }
     out.emplace_back(item.get_string());
     return success();
@@ -141,7 +35,7 @@ Result<std::vector<std::string>> stop_strings(const json::value* v) {
     return out;
   }
   if (v->get_array().size() > kMaxStopStrings) {
-    return bad("stop", fmt::format("stop holds {} strings, {} are allowed", v->get_array().size(), kMaxStopStrings));
+    return bad_parameter("stop", fmt::format("stop holds {} strings, {} are allowed", v->get_array().size(), kMaxStopStrings));
   }
   for (const auto& item : v->get_array()) {
     SLUICE_TRY(add(item));
@@ -153,18 +47,18 @@ Result<void> read_logit_bias(Fields& f, GenerationParams& p) {
   const auto* v = f.find("logit_bias");
   if (v == nullptr) return success();
   if (!v->is_object()) return wrong_kind("logit_bias", *v, "an object of token id to bias");
-  if (v->get_object().size() > 1024) return bad("logit_bias", "logit_bias holds more than 1024 entries");
+  if (v->get_object().size() > 1024) return bad_parameter("logit_bias", "logit_bias holds more than 1024 entries");
   for (const auto& item : v->get_object()) {
     const std::string_view key = item.key();
     int64_t id = -1;
     const auto [end, ec] = std::from_chars(key.data(), key.data() + key.size(), id);
     if (ec != std::errc() || end != key.data() + key.size() || id < 0 || id > std::numeric_limits<int32_t>::max()) {
-      return bad("logit_bias", fmt::format("logit_bias has the key \"{}\", a token id is expected", escape_text(key)));
+      return bad_parameter("logit_bias", fmt::format("logit_bias has the key \"{}\", a token id is expected", escape_text(key)));
     }
     if (!item.value().is_number()) return wrong_kind("logit_bias", item.value(), "a number from -100 to 100");
     const double bias = item.value().to_number<double>();
     if (!(bias >= -100 && bias <= 100)) {
-      return bad("logit_bias", fmt::format("logit_bias of token {} is {}, -100 to 100 is allowed", id, bias));
+      return bad_parameter("logit_bias", fmt::format("logit_bias of token {} is {}, -100 to 100 is allowed", id, bias));
     }
     p.logit_bias.emplace_back(id, bias);
   }
@@ -199,7 +93,7 @@ Result<void> read_sluice(Fields& f, GenerationParams& p) {
   } else if (priority == "low") {
     p.priority = RequestPriority::kLow;
   } else if (!priority.empty() && priority != "normal") {
-    return bad("sluice.priority", fmt::format("sluice.priority is {}, low, normal or high is allowed", escape_text(priority)));
+    return bad_parameter("sluice.priority", fmt::format("sluice.priority is {}, low, normal or high is allowed", escape_text(priority)));
   }
   SLUICE_TRY(p.ctx, s.integer("ctx", 1, int64_t{1} << 31));
   return s.no_others();
@@ -223,15 +117,15 @@ Result<void> read_response_format(Fields& f) {
   if (v == nullptr) return success();
   if (!v->is_object()) return wrong_kind("response_format", *v, "an object");
   const auto* type = v->get_object().if_contains("type");
-  if (type == nullptr || !type->is_string()) return bad("response_format", "response_format needs a \"type\" string");
+  if (type == nullptr || !type->is_string()) return bad_parameter("response_format", "response_format needs a \"type\" string");
   const std::string_view name = type->get_string();
   if (name == "text") return success();
   if (name == "json_object" || name == "json_schema") {
-    return unsupported("response_format",
+    return unsupported_parameter("response_format",
                        fmt::format("response_format {} is not supported yet", name),
                        "ask for JSON in the prompt and use {\"type\":\"text\"}");
   }
-  return bad("response_format", fmt::format("response_format type {} is unknown", escape_text(name)));
+  return bad_parameter("response_format", fmt::format("response_format type {} is unknown", escape_text(name)));
 }
 
 // Parameters chat and completions share. `max_tokens_min`: 0 where scoring without output makes sense.
@@ -276,14 +170,14 @@ Result<std::string> content_text(const json::value& v, const std::string& param)
     const auto* o = part.if_object();
     if (o == nullptr) return wrong_kind(param, part, "a text part");
     const auto* type = o->if_contains("type");
-    if (type == nullptr || !type->is_string()) return bad(param, fmt::format("a part of {} has no type", param));
+    if (type == nullptr || !type->is_string()) return bad_parameter(param, fmt::format("a part of {} has no type", param));
     const std::string_view name = type->get_string();
     if (name == "image_url" || name == "input_audio" || name == "file") {
-      return unsupported(param, fmt::format("{} parts are not supported", name), "send text parts only");
+      return unsupported_parameter(param, fmt::format("{} parts are not supported", name), "send text parts only");
     }
     const auto* text = o->if_contains(name == "refusal" ? "refusal" : "text");
     if ((name != "text" && name != "refusal") || text == nullptr || !text->is_string()) {
-      return bad(param, fmt::format("a part of {} is of type {}, {{\"type\":\"text\",\"text\":...}} is expected",
+      return bad_parameter(param, fmt::format("a part of {} is of type {}, {{\"type\":\"text\",\"text\":...}} is expected",
                                     param, escape_text(name)));
     }
     out += std::string_view(text->get_string());
@@ -300,7 +194,7 @@ Result<json::array> tool_calls_of(const json::value& v, const std::string& param
     const auto* function = call == nullptr ? nullptr : call->if_contains("function");
     const auto* name = function == nullptr || !function->is_object() ? nullptr
                                                                      : function->get_object().if_contains("name");
-    if (name == nullptr || !name->is_string()) return bad(param, fmt::format("{} needs function.name in each call", param));
+    if (name == nullptr || !name->is_string()) return bad_parameter(param, fmt::format("{} needs function.name in each call", param));
     json::object copy = *call;
     json::object& f = copy["function"].get_object();
     if (const auto* args = f.if_contains("arguments"); args != nullptr && args->is_string()) {
@@ -319,12 +213,12 @@ Result<json::object> message_from_json(const json::value& v, size_t i) {
   const auto* o = v.if_object();
   if (o == nullptr) return wrong_kind(at, v, "an object");
   const auto* role = o->if_contains("role");
-  if (role == nullptr) return bad(at, at + " has no role");
+  if (role == nullptr) return bad_parameter(at, at + " has no role");
   if (!role->is_string()) return wrong_kind(at + ".role", *role, "a string");
   std::string_view name = role->get_string();
   if (name == "developer") name = "system";      // what templates know
   if (name != "system" && name != "user" && name != "assistant" && name != "tool") {
-    return bad(at + ".role",
+    return bad_parameter(at + ".role",
                fmt::format("{}.role is \"{}\", system, developer, user, assistant or tool is allowed", at, escape_text(name)));
   }
   json::object out{{"role", name}};
@@ -332,7 +226,7 @@ Result<json::object> message_from_json(const json::value& v, size_t i) {
   if (calls != nullptr && (calls->is_null() || name != "assistant")) calls = nullptr;
   const auto* content = o->if_contains("content");
   if ((content == nullptr || content->is_null()) && name != "assistant") {
-    return bad(at + ".content", fmt::format("{} of role {} has no content", at, name));
+    return bad_parameter(at + ".content", fmt::format("{} of role {} has no content", at, name));
   }
   SLUICE_TRY(const std::string text, content_text(content == nullptr ? json::value() : *content, at + ".content"));
   out["content"] = text;
@@ -361,10 +255,10 @@ Result<json::array> read_tools(Fields& f) {
       const auto* function = o == nullptr ? nullptr : o->if_contains("function");
       if (type == nullptr || !type->is_string() || type->get_string() != "function" || function == nullptr ||
           !function->is_object()) {
-        return bad("tools", "each tool is {\"type\":\"function\",\"function\":{...}}");
+        return bad_parameter("tools", "each tool is {\"type\":\"function\",\"function\":{...}}");
       }
       const auto* name = function->get_object().if_contains("name");
-      if (name == nullptr || !name->is_string()) return bad("tools", "each tool needs function.name");
+      if (name == nullptr || !name->is_string()) return bad_parameter("tools", "each tool needs function.name");
     }
     out = v->get_array();
   }
@@ -372,17 +266,17 @@ Result<json::array> read_tools(Fields& f) {
   if (choice->is_string() && choice->get_string() == "auto") return out;
   if (choice->is_string() && choice->get_string() == "none") return json::array();
   if (choice->is_object() || (choice->is_string() && choice->get_string() == "required")) {
-    return unsupported("tool_choice", "a forced tool_choice is not supported yet", "use \"auto\" or \"none\"");
+    return unsupported_parameter("tool_choice", "a forced tool_choice is not supported yet", "use \"auto\" or \"none\"");
   }
-  return bad("tool_choice", "tool_choice is \"none\" or \"auto\"");
+  return bad_parameter("tool_choice", "tool_choice is \"none\" or \"auto\"");
 }
 
 Result<ChatInput> read_chat(Fields& f) {
   ChatInput chat;
   const auto* v = f.find("messages");
-  if (v == nullptr) return bad("messages", "messages is missing");
+  if (v == nullptr) return bad_parameter("messages", "messages is missing");
   if (!v->is_array()) return wrong_kind("messages", *v, "an array");
-  if (v->get_array().empty()) return bad("messages", "messages is empty");
+  if (v->get_array().empty()) return bad_parameter("messages", "messages is empty");
   size_t i = 0;
   for (const auto& m : v->get_array()) {
     SLUICE_TRY(auto message, message_from_json(m, i++));
@@ -394,7 +288,7 @@ Result<ChatInput> read_chat(Fields& f) {
     for (const auto& item : kwargs->get_object()) {
       const std::string_view key = item.key();
       if (key == "messages" || key == "tools" || key == "add_generation_prompt" || key == "bos_token" || key == "eos_token") {
-        return bad("chat_template_kwargs", fmt::format("chat_template_kwargs may not set {}", key));
+        return bad_parameter("chat_template_kwargs", fmt::format("chat_template_kwargs may not set {}", key));
       }
     }
     chat.template_kwargs = kwargs->get_object();
@@ -421,7 +315,7 @@ Result<Prompt> ids_prompt(const json::array& a) {
 
 Result<std::vector<Prompt>> read_prompts(Fields& f) {
   const auto* v = f.find("prompt");
-  if (v == nullptr) return bad("prompt", "prompt is missing");
+  if (v == nullptr) return bad_parameter("prompt", "prompt is missing");
   std::vector<Prompt> out;
   if (v->is_string()) {
     out.emplace_back(std::string(v->get_string()));
@@ -429,14 +323,14 @@ Result<std::vector<Prompt>> read_prompts(Fields& f) {
   }
   const auto* a = v->if_array();
   if (a == nullptr) return wrong_kind("prompt", *v, "a string, an array of strings, token ids, or arrays of them");
-  if (a->empty()) return bad("prompt", "prompt is empty");
+  if (a->empty()) return bad_parameter("prompt", "prompt is empty");
   if (a->front().is_number()) {
     SLUICE_TRY(auto prompt, ids_prompt(*a));
     out.push_back(std::move(prompt));
     return out;
   }
   if (a->size() > kMaxPrompts) {
-    return bad("prompt", fmt::format("prompt holds {} prompts, {} are allowed", a->size(), kMaxPrompts));
+    return bad_parameter("prompt", fmt::format("prompt holds {} prompts, {} are allowed", a->size(), kMaxPrompts));
   }
   for (const auto& item : *a) {
     if (item.is_string()) {
@@ -451,12 +345,6 @@ Result<std::vector<Prompt>> read_prompts(Fields& f) {
   return out;
 }
 
-Result<const json::object*> body_object(const json::value& v) {
-  const auto* o = v.if_object();
-  if (o == nullptr) return wrong_kind("body", v, "an object");
-  return o;
-}
-
 }  // namespace
 
 Result<int64_t> keep_alive_from_json(const json::value& v, const std::string& param) {
@@ -464,11 +352,11 @@ Result<int64_t> keep_alive_from_json(const json::value& v, const std::string& pa
   if (v.is_string()) {
     auto ms = parse_duration_ms(v.get_string());
     if (ms) return ms;
-    return bad(param, fmt::format("{}: {}", param, ms.error().what), "\"5m\", seconds, -1 for ever, 0 for now");
+    return bad_parameter(param, fmt::format("{}: {}", param, ms.error().what), "\"5m\", seconds, -1 for ever, 0 for now");
   }
   if (!v.is_number()) return wrong_kind(param, v, "a duration");
   const double seconds = v.to_number<double>();
-  if (std::isnan(seconds) || seconds > kMaxSeconds) return bad(param, fmt::format("{} is too long", param));
+  if (std::isnan(seconds) || seconds > kMaxSeconds) return bad_parameter(param, fmt::format("{} is too long", param));
   return seconds < 0 ? int64_t{-1} : static_cast<int64_t>(seconds * 1000);
 }
 
@@ -483,13 +371,13 @@ Result<ChatRequest> chat_request_from_json(const json::value& v) {
   SLUICE_TRY(r.params.logprobs, f.boolean("logprobs", false));
   SLUICE_TRY(const auto top, f.integer("top_logprobs", 0, 20));
   if (top.value_or(0) > 0 && !r.params.logprobs) {
-    return bad("top_logprobs", "top_logprobs needs logprobs to be true");
+    return bad_parameter("top_logprobs", "top_logprobs needs logprobs to be true");
   }
   r.params.top_logprobs = static_cast<int>(top.value_or(0));
   if (const auto* modalities = f.find("modalities")) {
     const auto* a = modalities->if_array();
     if (a == nullptr || a->size() != 1 || !a->front().is_string() || a->front().get_string() != "text") {
-      return unsupported("modalities", "only text can be generated", "leave modalities out");
+      return unsupported_parameter("modalities", "only text can be generated", "leave modalities out");
     }
   }
   f.harmless({"parallel_tool_calls"}, r.params.ignored);
@@ -511,17 +399,17 @@ Result<CompletionRequest> completion_request_from_json(const json::value& v) {
   }
   if (const auto* suffix = f.find("suffix"); suffix != nullptr) {
     if (!suffix->is_string()) return wrong_kind("suffix", *suffix, "a string");
-    return unsupported("suffix", "suffix is not supported", "put the text after the gap into the prompt");
+    return unsupported_parameter("suffix", "suffix is not supported", "put the text after the gap into the prompt");
   }
   SLUICE_TRY(const auto best_of, f.integer("best_of", 1, 20));
   if (best_of && *best_of != r.params.n) {
-    return unsupported("best_of", "best_of other than n is not supported", "leave best_of out");
+    return unsupported_parameter("best_of", "best_of other than n is not supported", "leave best_of out");
   }
   if (r.params.max_tokens == 0 && !r.echo) {
-    return bad("max_tokens", "max_tokens is 0, at least 1 is needed unless echo is true");
+    return bad_parameter("max_tokens", "max_tokens is 0, at least 1 is needed unless echo is true");
   }
   if (r.prompts.size() * static_cast<size_t>(r.params.n) > kMaxPrompts) {
-    return bad("n", fmt::format("prompts times n is more than {}", kMaxPrompts));
+    return bad_parameter("n", fmt::format("prompts times n is more than {}", kMaxPrompts));
   }
   SLUICE_TRY(f.no_others());
   return r;
@@ -534,6 +422,43 @@ Result<TemplateRequest> template_request_from_json(const json::value& v) {
   SLUICE_TRY(r.model, f.text("model", 4096));
   SLUICE_TRY(r.chat, read_chat(f));
   SLUICE_TRY(r.add_generation_prompt, f.boolean("add_generation_prompt", true));
+  SLUICE_TRY(f.no_others());
+  return r;
+}
+
+Result<TokenizeRequest> tokenize_request_from_json(const json::value& v) {
+  SLUICE_TRY(const auto* object, body_object(v));
+  Fields f(*object);
+  TokenizeRequest r;
+  SLUICE_TRY(r.model, f.text("model", 4096));
+  int given = 0;
+  for (const char* key : {"content", "text", "input"}) {
+    const auto* text = f.find(key);
+    if (text == nullptr) continue;
+    if (!text->is_string()) return wrong_kind(key, *text, "a string");
+    r.text = std::string(text->get_string());
+    ++given;
+  }
+  if (given != 1) return bad_parameter("content", "exactly one of content, text and input is needed");
+  SLUICE_TRY(r.add_special, f.boolean("add_special", false));
+  SLUICE_TRY(r.parse_special, f.boolean("parse_special", true));
+  SLUICE_TRY(r.with_pieces, f.boolean("with_pieces", false));
+  SLUICE_TRY(f.no_others());
+  return r;
+}
+
+Result<DetokenizeRequest> detokenize_request_from_json(const json::value& v) {
+  SLUICE_TRY(const auto* object, body_object(v));
+  Fields f(*object);
+  DetokenizeRequest r;
+  SLUICE_TRY(r.model, f.text("model", 4096));
+  const auto* tokens = f.find("tokens");
+  if (tokens == nullptr) return bad_parameter("tokens", "tokens is missing");
+  if (!tokens->is_array()) return wrong_kind("tokens", *tokens, "an array of token ids");
+  for (const auto& item : tokens->get_array()) {
+    if (!item.is_int64()) return wrong_kind("tokens", item, "a token id");
+    r.tokens.push_back(item.get_int64());
+  }
   SLUICE_TRY(f.no_others());
   return r;
 }

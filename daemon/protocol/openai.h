@@ -84,6 +84,24 @@ struct TemplateRequest {
 };
 Result<TemplateRequest> template_request_from_json(const boost::json::value& v);
 
+// {content | text | input, model?, add_special?, parse_special?, with_pieces?} -> {"tokens":[id...],"count"}, with
+// pieces {"tokens":[{"id","piece"}...],"count"} where a piece that is no UTF-8 is an array of bytes.
+struct TokenizeRequest {
+  std::string model;
+  std::string text;
+  bool add_special = false;      // BOS, where the model wants one
+  bool parse_special = true;     // texts of control tokens become those tokens
+  bool with_pieces = false;
+};
+Result<TokenizeRequest> tokenize_request_from_json(const boost::json::value& v);
+
+// {tokens:[id...], model?} -> {"content"}
+struct DetokenizeRequest {
+  std::string model;
+  std::vector<int64_t> tokens;
+};
+Result<DetokenizeRequest> detokenize_request_from_json(const boost::json::value& v);
+
 // A duration as a request may give it: "5m", 300 (seconds), -1 (for ever: negative), 0 (now).
 Result<int64_t> keep_alive_from_json(const boost::json::value& v, const std::string& param);
 

@@ -1,0 +1,137 @@
+#include "daemon/app.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <functional>
+#include <string_view>
+
+#include "kernels/kernels.h"
+
+namespace sluice {
+namespace {
+
+constexpr int kWorkerThreads = 2;
+constexpr auto kRememberFor = std::chrono::seconds(120);
+constexpr size_t kRemembered = 64;
+
+int64_t resident_bytes() {
+  // Second number of statm: resident pages.
+  std::FILE* f = std::fopen("/proc/self/statm", "re");
+  if (f == nullptr) return 0;
+  long long size = 0, resident = 0;
+  const int n = std::fscanf(f, "%lld %lld", &size, &resident);
+  std::fclose(f);
+  return n == 2 ? resident * ::sysconf(_SC_PAGESIZE) : 0;
+}
+
+}  // namespace
+
+const char* phase_name(Phase p) {
+  switch (p) {
+    case Phase::kQueued: return "queued";
+    case Phase::kLoad: return "load";
+    case Phase::kPrefill: return "prefill";
+    case Phase::kDecode: return "decode";
+  }
+  return "";
+}
+
+void ProgressTable::add(const std::string& id, const std::shared_ptr<const Progress>& progress) {
+  const std::lock_guard lock(mutex_);
+  std::erase_if(by_id_, [](const auto& item) { return item.second.expired(); });
+  by_id_[id] = progress;
+}
+
+std::shared_ptr<const Progress> ProgressTable::find(const std::string& id) const {
+  const std::lock_guard lock(mutex_);
+  const auto it = by_id_.find(id);
+  return it == by_id_.end() ? nullptr : it->second.lock();
+}
+
+RequestKey request_key(const HttpRequest& request) {
+  const std::hash<std::string_view> hash;
+  return {request.uid, hash(request.body) ^ hash(request.path), request.body.size()};
+}
+
+void FailedAnswers::remember(const RequestKey& key, const ApiError& error) {
+  const std::lock_guard lock(mutex_);
+  if (items_.size() >= kRemembered) items_.erase(items_.begin());
+  Item item{key, std::chrono::steady_clock::now() + kRememberFor, error};
+  item.error.no_retry = true;
+  items_.push_back(std::move(item));
+}
+
+std::optional<ApiError> FailedAnswers::find(const RequestKey& key) {
+  const std::lock_guard lock(mutex_);
+  const auto now = std::chrono::steady_clock::now();
+  std::erase_if(items_, [&](const Item& i) { return i.until < now; });
+  for (const Item& i : items_) {
+    if (i.key == key) return i.error;
+  }
+  return std::nullopt;
+}
+
+App::App(ServerOptions o, int threads)
+    : options(std::move(o)),
+      budget(options.budget_bytes),
+      pool(threads),
+      registry(ModelRegistryOptions{options.state_dir, options.default_ctx, options.keep_alive_ms}, budget, pool),
+      queue(options.queue),
+      worker(kWorkerThreads) {}
+
+bool App::may_manage(uint32_t uid) const { return uid == 0 || uid == ::geteuid(); }
+
+std::vector<RequestDoc> App::requests(uint32_t uid) const {
+  std::vector<RequestDoc> out;
+  for (const RunQueue::JobInfo& job : queue.list()) {
+    if (job.uid != uid && !may_manage(uid)) continue;
+    RequestDoc d;
+    d.id = job.id;
+    d.model = job.model;
+    d.state = job.running ? "running" : "queued";
+    d.phase = phase_name(job.running ? Phase::kLoad : Phase::kQueued);
+    if (const auto p = progress.find(job.id); p && job.running) {
+      d.phase = phase_name(p->phase.load(std::memory_order_relaxed));
+      d.done = p->done.load(std::memory_order_relaxed);
+      d.total = p->total.load(std::memory_order_relaxed);
+    }
+    d.position = static_cast<int64_t>(job.position);
+    d.age_ms = static_cast<int64_t>(job.age_s * 1000);
+    out.push_back(std::move(d));
+  }
+  return out;
+}
+
+StatusDoc App::status(uint32_t uid) const {
+  StatusDoc d;
+  d.version = options.version;
+  d.pid = ::getpid();
+  d.uptime_s = std::chrono::duration_cast<std::chrono::seconds>(std::chrono::steady_clock::now() - started).count();
+  d.socket = options.socket_path;
+  d.threads = pool.n_threads();
+  d.kernels = kernels::kernels().name;
+  d.draining = draining.load();
+  if (budget.limit() != Budget::kUnlimited) d.budget.limit_bytes = static_cast<int64_t>(budget.limit());
+  d.budget.used_bytes = static_cast<int64_t>(budget.used());
+  for (size_t i = 0; i < static_cast<size_t>(MemoryClass::kCount); ++i) {
+    const auto c = static_cast<MemoryClass>(i);
+    d.budget.by_class.emplace_back(memory_class_name(c), static_cast<int64_t>(budget.used(c)));
+  }
+  d.rss_bytes = resident_bytes();
+  d.models = registry.loaded_docs();
+  d.requests = requests(uid);
+  d.queue_waiting = static_cast<int64_t>(queue.waiting());
+  d.queue_max = static_cast<int64_t>(options.queue.max_waiting);
+  return d;
+}
+
+ApiError App::admission_error(Error error) const {
+  ApiError e;
+  e.error = std::move(error);
+  e.retry_after_s = queue.retry_after_s();
+  return e;
+}
+
+}  // namespace sluice

@@ -1,1 +1,0 @@
-// (filled in the next step)

@@ -1,0 +1,128 @@
+// One chat or completion request on its way: read and tokenized on a worker, admitted to the run queue, generated on the
+// queue's thread, taken piece by piece by the session. The generating thread waits while the session holds more than the
+// stream's buffer. Thread-safe; lives as long as the longest of its users.
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "daemon/app.h"
+#include "daemon/http_message.h"
+#include "daemon/protocol/messages.h"
+#include "scheduler/engine.h"
+
+namespace sluice {
+
+// A piece of one choice's answer, in the order of the text.
+struct Delta {
+  int64_t choice = 0;
+  std::string text{};
+  std::vector<TokenLogprob> logprobs{};
+  std::string finish{};               // not empty: the last one of this choice
+};
+
+// What the request asks for; fixed once it has been read.
+struct GenerationSpec {
+  bool chat = true;
+  GenerationParams params;
+  ChatInput chat_input;              // chat
+  std::vector<Prompt> prompts;       // completion
+  bool echo = false;
+  std::string model;                 // the name that was resolved
+
+  int64_t n_choices() const { return (chat ? 1 : static_cast<int64_t>(prompts.size())) * params.n; }
+};
+
+class GenerationJob : public std::enable_shared_from_this<GenerationJob> {
+ public:
+  GenerationJob(App& app, HttpRequest request, bool chat);
+
+  // `wake` is called from other threads whenever snapshot() or take() may say something new.
+  void start(std::function<void()> wake);
+  // The client is gone. The generation stops within one block's compute; a waiting one leaves the queue.
+  void cancel();
+
+  struct Snapshot {
+    const GenerationSpec* spec = nullptr;   // null until the request has been read; then constant
+    bool finished = false;                  // no delta comes any more
+    std::optional<ApiError> error;          // of a finished one
+    std::string queue_id;                   // "r-0192", empty until admitted
+    size_t position = 0;                    // at admission; 0: it could run at once
+    Usage usage;                            // of a finished one
+    Timings timings;
+  };
+  Snapshot snapshot() const;
+  // What has been produced since the last call; frees the stream's buffer.
+  std::vector<Delta> take();
+  const Progress& progress() const { return *progress_; }
+  const std::string& request_id() const { return request_id_; }
+  const RequestKey& key() const { return key_; }
+
+ private:
+  struct Sums {
+    int64_t computed_tokens = 0, cached_tokens = 0, completion_tokens = 0;
+    double prefill_ms = 0, decode_ms = 0;
+  };
+  struct PromptIds {
+    std::vector<TokenId> ids;
+    std::string echo_text;
+  };
+
+  // On a worker.
+  void prepare();
+  Result<void> prepare_all();
+  Result<GenerationSpec> read_spec();
+  Result<void> tokenize(const ChatInput& chat);
+  Result<void> submit();
+  // On the queue's thread.
+  void run();
+  Result<void> generate_all(LoadedModel& loaded);
+  Result<void> generate_choice(Engine& engine, const PromptIds& prompt, int64_t choice, Sums& sum);
+  GenerationRequest engine_request(const PromptIds& prompt, int64_t choice) const;
+  // Waits while the buffer is full. False when cancelled.
+  bool emit(Delta delta);
+  void finish(std::optional<ApiError> error);
+  ApiError api_error(Error error) const;
+
+  App& app_;
+  const bool chat_;
+  const uint32_t uid_;
+  const std::string request_id_;
+  const RequestKey key_;
+  std::string body_;                        // dropped once read
+  const std::chrono::steady_clock::time_point arrived_ = std::chrono::steady_clock::now();
+  const std::shared_ptr<Progress> progress_ = std::make_shared<Progress>();
+  const std::shared_ptr<CancelToken> cancel_ = std::make_shared<CancelToken>();
+  uint64_t seed_ = 0;
+
+  // Written by prepare(), constant from admission on.
+  GenerationSpec spec_;
+  ModelRegistry::EntryPtr entry_;
+  std::shared_ptr<const ModelText> text_;
+  std::vector<PromptIds> prompts_;
+  std::vector<std::string> stops_;
+  std::optional<int64_t> ctx_limit_;
+
+  mutable std::mutex mutex_;
+  std::condition_variable drained_;
+  // Guarded by mutex_.
+  std::function<void()> wake_;
+  bool spec_ready_ = false;
+  bool finished_ = false;
+  std::optional<ApiError> error_;
+  std::string queue_id_;
+  size_t position_ = 0;
+  std::vector<Delta> deltas_;
+  size_t buffered_bytes_ = 0;
+  Usage usage_;
+  Timings timings_;
+};
+
+}  // namespace sluice

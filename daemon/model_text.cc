@@ -1,0 +1,84 @@
+#include "daemon/model_text.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+namespace sluice {
+namespace {
+
+constexpr const char* kChatMl =
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+constexpr const char* kChatMlEnd = "<|im_end|>";
+
+}  // namespace
+
+Result<std::shared_ptr<const ModelText>> ModelText::create(const CheckedModel& checked, Budget& budget) {
+  std::shared_ptr<ModelText> text(new ModelText());
+  SLUICE_TRY(text->tokenizer_, Tokenizer::create(checked.vocab));
+  SLUICE_TRY(text->tables_, budget.reserve(text->tokenizer_->memory_bytes(), MemoryClass::kTokenizer));
+  const Tokenizer& t = *text->tokenizer_;
+  if (t.bos() >= 0) text->bos_text_ = t.token_text(t.bos());
+  if (t.eos() >= 0) text->eos_text_ = t.token_text(t.eos());
+  text->file_ctx_ = checked.hparams.max_seq_len;
+  if (!checked.vocab.chat_template.empty()) text->own_template_ = std::string(checked.vocab.chat_template);
+  text->template_.emplace(ChatTemplate::parse(text->own_template_.value_or(kChatMl)));
+  return std::shared_ptr<const ModelText>(std::move(text));
+}
+
+Result<std::string> ModelText::render(const ChatInput& chat, bool add_generation_prompt) const {
+  if (!*template_) return template_->error();
+  boost::json::object context = chat.template_kwargs;
+  context["messages"] = chat.messages;
+  if (!chat.tools.empty()) context["tools"] = chat.tools;
+  context["add_generation_prompt"] = add_generation_prompt;
+  context["bos_token"] = bos_text_;
+  context["eos_token"] = eos_text_;
+  return template_->value().render(context);
+}
+
+Result<std::vector<TokenId>> ModelText::encode_chat(const std::string& prompt) const {
+  SLUICE_TRY(auto ids, tokenizer_->encode(prompt, true));
+  if (ids.empty()) return Error{"invalid_request", "the chat template rendered an empty prompt"};
+  return ids;
+}
+
+Result<std::vector<TokenId>> ModelText::encode_prompt(const Prompt& prompt) const {
+  std::vector<TokenId> ids;
+  if (const auto* given = std::get_if<std::vector<int64_t>>(&prompt)) {
+    const int64_t vocab = tokenizer_->vocab_size();
+    for (const int64_t id : *given) {
+      if (id < 0 || id >= vocab) {
+        Error e{"invalid_request", fmt::format("token id {} is outside 0..{}", id, vocab - 1)};
+        e.field = "prompt";
+        return e;
+      }
+      ids.push_back(static_cast<TokenId>(id));
+    }
+    return ids;
+  }
+  SLUICE_TRY(ids, tokenizer_->encode(std::get<std::string>(prompt), true));
+  if (tokenizer_->add_bos() && tokenizer_->bos() >= 0 && (ids.empty() || ids.front() != tokenizer_->bos())) {
+    ids.insert(ids.begin(), tokenizer_->bos());
+  }
+  // An empty prompt asks for text from nothing: something must stand before the first token.
+  if (ids.empty()) {
+    const TokenId start = tokenizer_->bos() >= 0 ? tokenizer_->bos() : tokenizer_->eos();
+    if (start < 0) {
+      Error e{"invalid_request", "the prompt holds no tokens and the model has no start token"};
+      e.field = "prompt";
+      return e;
+    }
+    ids.push_back(start);
+  }
+  return ids;
+}
+
+std::vector<std::string> ModelText::extra_stops() const {
+  if (own_template_ || tokenizer_->find(kChatMlEnd)) return {};
+  return {kChatMlEnd};
+}
+
+}  // namespace sluice

@@ -1,0 +1,35 @@
+// Threads for what may take longer than the io thread can wait: JSON, templates, tokenizing, model headers, fsync.
+// Jobs start in the order they were posted. The number waiting is bounded by the number of connections, each of which
+// has at most one request under way.
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace sluice {
+
+class Worker {
+ public:
+  explicit Worker(int n_threads);
+  ~Worker();   // runs what is running, drops what waits
+  Worker(const Worker&) = delete;
+  Worker& operator=(const Worker&) = delete;
+
+  // Any thread. An exception that leaves `job` is logged.
+  void post(std::function<void()> job);
+
+ private:
+  void run();
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<std::function<void()>> jobs_;   // guarded by mutex_
+  bool stopping_ = false;                    // guarded by mutex_
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace sluice
