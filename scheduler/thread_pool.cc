@@ -71,16 +71,22 @@ int usable_cpus() {
   return std::clamp(n, 1, kMaxThreads);
 }
 
-// Work is handed out in chunks from a shared counter; `epoch` publishes a job, `pending` counts workers inside.
+// Work is handed out in chunks from a shared counter. A job's gate is open from its start until its
+// chunks are all handed out; a worker that wakes later finds it closed and goes back to sleep, so that
+// a job never waits for a thread that the kernel has not scheduled yet. The plain fields are written
+// only while the gate is closed and nobody is inside.
 struct ThreadPool::State {
-  alignas(64) std::atomic<uint32_t> epoch{0};
+  static constexpr uint32_t kOpen = 1u << 31;
+
+  alignas(64) std::atomic<uint32_t> epoch{0};   // one more per job: what idle workers watch
+  alignas(64) std::atomic<uint32_t> gate{0};    // kOpen, and the number of workers inside
   alignas(64) std::atomic<int64_t> next{0};
-  alignas(64) std::atomic<int> pending{0};
   std::atomic<bool> stop{false};
   int64_t n = 0;
   int64_t chunk = 1;
   RangeFn fn = nullptr;
   void* ctx = nullptr;
+  int spin_rounds = kSpinRounds;                // constant after construction
   std::vector<std::thread> workers;
 
   void drain(int thread) {
@@ -91,21 +97,50 @@ struct ThreadPool::State {
     }
   }
 
+  bool enter() {
+    uint32_t g = gate.load(std::memory_order_relaxed);
+    while ((g & kOpen) != 0) {
+      if (gate.compare_exchange_weak(g, g + 1, std::memory_order_acquire, std::memory_order_relaxed)) return true;
+    }
+    return false;
+  }
+
+  void leave() {
+    // 1: closed, and we are the last one inside.
+    if (gate.fetch_sub(1, std::memory_order_release) == 1) gate.notify_one();
+  }
+
+  void close_and_wait() {
+    uint32_t inside = gate.fetch_and(~kOpen, std::memory_order_acquire) & ~kOpen;
+    for (int i = 0; i < spin_rounds && inside != 0; ++i) {
+      cpu_pause();
+      inside = gate.load(std::memory_order_acquire);
+    }
+    while (inside != 0) {
+      gate.wait(inside, std::memory_order_acquire);
+      inside = gate.load(std::memory_order_acquire);
+    }
+  }
+
   void worker(int thread) {
     uint32_t seen = 0;
     for (;;) {
-      for (int i = 0; i < kSpinRounds && epoch.load(std::memory_order_acquire) == seen; ++i) cpu_pause();
-      while (epoch.load(std::memory_order_acquire) == seen) epoch.wait(seen, std::memory_order_acquire);
-      ++seen;
+      for (int i = 0; i < spin_rounds && epoch.load(std::memory_order_relaxed) == seen; ++i) cpu_pause();
+      epoch.wait(seen, std::memory_order_acquire);
+      seen = epoch.load(std::memory_order_acquire);
       if (stop.load(std::memory_order_acquire)) return;
+      if (!enter()) continue;
       drain(thread);
-      if (pending.fetch_sub(1, std::memory_order_acq_rel) == 1) pending.notify_one();
+      leave();
     }
   }
 };
 
 ThreadPool::ThreadPool(int n_threads) : state_(std::make_unique<State>()) {
-  const int n = n_threads <= 0 ? usable_cpus() : std::min(n_threads, kMaxThreads);
+  const int cpus = usable_cpus();
+  const int n = n_threads <= 0 ? cpus : std::min(n_threads, kMaxThreads);
+  // With more threads than CPUs a spinning one keeps another from its work.
+  if (n > cpus) state_->spin_rounds = 0;
   for (int i = 1; i < n; ++i) {
     state_->workers.emplace_back([s = state_.get(), i] { s->worker(i); });
   }
@@ -136,18 +171,11 @@ void ThreadPool::run(int64_t n, int64_t grain, RangeFn fn, void* ctx) noexcept {
   s.fn = fn;
   s.ctx = ctx;
   s.next.store(0, std::memory_order_relaxed);
-  s.pending.store(threads - 1, std::memory_order_relaxed);
+  s.gate.store(State::kOpen, std::memory_order_release);
   s.epoch.fetch_add(1, std::memory_order_release);
   s.epoch.notify_all();
   s.drain(0);
-  for (int i = 0; i < kSpinRounds; ++i) {
-    if (s.pending.load(std::memory_order_acquire) == 0) return;
-    cpu_pause();
-  }
-  for (int left = s.pending.load(std::memory_order_acquire); left != 0;
-       left = s.pending.load(std::memory_order_acquire)) {
-    s.pending.wait(left, std::memory_order_acquire);
-  }
+  s.close_and_wait();
 }
 
 }  // namespace sluice
