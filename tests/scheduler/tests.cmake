@@ -1,4 +1,5 @@
 sluice_test(scheduler_tests
   SOURCES
+    scheduler/sampler_test.cc
     scheduler/thread_pool_test.cc
   LIBS sluice_scheduler Boost::json)
