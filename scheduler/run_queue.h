@@ -1,5 +1,12 @@
-// Bounded admission: one job runs at a time on the queue's own thread, others wait. FIFO per uid, round-robin between
-// uids, three priorities. Thread-safe.
+// Bounded admission: one job runs at a time on the queue's own thread, others wait. FIFO per uid,
+// round-robin between uids, three priorities. Thread-safe. No callback runs under the queue's lock;
+// what one throws is logged and swallowed.
+//
+// Order. A higher priority goes first, but a class that was passed over kMaxPassedOver times in a
+// row goes next. So a class with waiting jobs gets at least one of kMaxPassedOver + 2 turns: a job
+// that finds k jobs of its class before it starts after fewer than (k + 1) * (kMaxPassedOver + 2)
+// others, whatever arrives meanwhile. k is at most (j + 1) * n_uids - 1 when j of them are its own
+// uid's.
 #pragma once
 
 #include <cstdint>
@@ -16,43 +23,64 @@ namespace sluice {
 enum class Priority : uint8_t { kHigh, kNormal, kLow };
 
 struct RunQueueLimits {
-  size_t max_waiting = 64;
+  size_t max_waiting = 64;  // jobs that wait; the running one is not counted
   size_t max_waiting_per_uid = 8;
 };
 
 class RunQueue {
  public:
+  static constexpr int kMaxPassedOver = 4;
+
   struct Job {
-    std::string id;                      // "r-0192": unique, made by submit()
+    std::string id;  // "r-0192": unique, made by submit()
     uint32_t uid = 0;
     Priority priority = Priority::kNormal;
-    std::string model;                   // for listings
-    std::shared_ptr<CancelToken> cancel;
-    std::function<void()> work;          // runs on the queue's thread; must look at *cancel
-    std::function<void()> dropped;       // called instead of work when cancelled while waiting
+    std::string model;                    // for listings
+    std::shared_ptr<CancelToken> cancel;  // made by submit() when null
+    std::function<void()> work;           // runs on the queue's thread; must look at *cancel
+    // Called instead of work when the job was cancelled before it began: by the thread that calls
+    // cancel() or shutdown(), or by the queue's own. Each admitted job ends in exactly one call: of
+    // work or of dropped.
+    std::function<void()> dropped;
   };
   struct JobInfo {
     std::string id, model;
     uint32_t uid = 0;
     bool running = false;
-    size_t position = 0;                 // 1 = next; 0 when running
-    double age_s = 0;
+    size_t position = 0;  // 1 = next; 0 when running
+    double age_s = 0;     // since submit()
+    Priority priority = Priority::kNormal;
   };
+  using Clock = std::function<double()>;  // seconds, monotonic
 
-  explicit RunQueue(RunQueueLimits limits);
-  ~RunQueue();                           // cancels everything, waits for the running job
+  // Starts the thread. `clock` is for tests.
+  explicit RunQueue(RunQueueLimits limits, Clock clock = nullptr);
+  // Cancels everything, waits for the running job. Not from a callback of its own.
+  ~RunQueue();
+  RunQueue(const RunQueue&) = delete;
+  RunQueue& operator=(const RunQueue&) = delete;
 
-  // Returns the job's id and its position. Errors: queue_full (this uid), overloaded (all), shutting_down.
-  struct Ticket { std::string id; size_t position; };
+  // Returns the job's id and its position; 0: it starts at once. Errors: queue_full (this uid),
+  // overloaded (all), shutting_down; the first two carry the numbers. A refused job is forgotten:
+  // neither callback is called.
+  struct Ticket {
+    std::string id;
+    size_t position;
+  };
   Result<Ticket> submit(Job job);
 
-  // True when a job of that id was waiting or running. uid 0 or `any_uid` may cancel others' jobs.
+  // True when a job of that id was waiting or running. uid 0 or `any_uid` may cancel others' jobs;
+  // to anyone else they do not exist. A waiting job is dropped before this returns; a running one
+  // has its token set.
   bool cancel(const std::string& id, uint32_t uid, bool any_uid);
-  std::vector<JobInfo> list() const;
+  std::vector<JobInfo> list() const;  // the running job, then the waiting ones by position
   size_t waiting() const;
-  // Estimate for Retry-After: waiting jobs times the mean run time, clamped to 1..120 s.
+  // Estimate for Retry-After: what is left of the running job and all waiting ones at the mean run
+  // time (moving average; 5 s before any job has ended), clamped to 1..120 s.
   int retry_after_s() const;
-  // No new jobs; waiting ones are dropped after `drain_ms`, the running one is cancelled then.
+  // No new jobs; those admitted go on for at most `drain_ms`, then waiting ones are dropped and the
+  // running one's token is set. Returns when all have ended or have been told to. May be called
+  // again.
   void shutdown(int64_t drain_ms);
 
  private:

@@ -1,5 +1,6 @@
 sluice_test(scheduler_tests
   SOURCES
+    scheduler/run_queue_test.cc
     scheduler/sampler_test.cc
     scheduler/thread_pool_test.cc
   LIBS sluice_scheduler Boost::json)
