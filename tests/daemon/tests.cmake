@@ -1,0 +1,1 @@
+include(daemon/text_tests.cmake OPTIONAL)
