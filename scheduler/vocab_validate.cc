@@ -18,9 +18,9 @@ constexpr uint64_t kMaxTokens = 1u << 24;
 constexpr uint64_t kMaxTemplateBytes = 1u << 20;
 constexpr uint64_t kMaxTokenType = 6;
 
-// Pre-tokenizers of byte-level BPE, by the names that files use.
+// Pre-tokenizers of byte-level BPE, by the names that files use: those daemon/text/pretokenizer knows.
 constexpr std::string_view kPreTokenizers[] = {
-    "default", "gpt-2", "gpt2", "qwen2", "deepseek-r1-qwen", "llama-bpe", "llama3", "llama-v3",
+    "qwen2", "deepseek-r1-qwen", "llama-bpe", "llama3", "llama-v3", "gpt-2", "gpt2", "default", "", "tekken", "smollm", "starcoder",
 };
 
 // Seeded for each process, so that no vocabulary can be made to collide on purpose.
@@ -124,7 +124,14 @@ Result<void> read_scores_and_types(const GgufFile& file, VocabSource& vocab) {
 // Each merge is "left right": two tokens that make a third.
 Result<void> read_merges(const GgufFile& file, VocabSource& vocab) {
   vocab.merges = file.find("tokenizer.ggml.merges");
-  if (vocab.merges == nullptr) return success();
+  if (vocab.merges == nullptr) {
+    if (vocab.model != "gpt2") return success();
+    // Text would silently fall apart into bytes.
+    return file.refuse(nullptr,
+                       "tokenizer.ggml.merges",
+                       fmt::format("found no such key, required to make the {} tokenizer.ggml.tokens of a gpt2 tokenizer", vocab.tokens->count),
+                       "gguf.missing_key");
+  }
   const GgufValue& v = *vocab.merges;
   if (!is_array_of(v, {GgufValueType::kString})) return array_error(file, v, "an array of strings");
   TokenSet known(*vocab.tokens);
@@ -206,7 +213,7 @@ void check_kind(const GgufFile& file, const VocabSource& vocab, Unsupported& uns
   if (std::find(std::begin(kPreTokenizers), std::end(kPreTokenizers), vocab.pre) != std::end(kPreTokenizers)) return;
   unsupported.note(file.refuse(file.find("tokenizer.ggml.pre"),
                                "tokenizer.ggml.pre",
-                               fmt::format("found \"{}\", allowed {}", escape_text(vocab.pre), fmt::join(kPreTokenizers, ", ")),
+                               fmt::format("found \"{}\", allowed one of: {}", escape_text(vocab.pre), fmt::join(kPreTokenizers, " ")),
                                "model_unsupported"));
 }
 
@@ -225,9 +232,6 @@ Result<VocabSource> read_vocab(const GgufFile& file, Unsupported& unsupported) {
   SLUICE_TRY(check_special_ids(file, keys, vocab.tokens->count));
   SLUICE_TRY(read_settings(file, keys, vocab));
   SLUICE_TRY(read_templates(file, vocab));
-  if (vocab.model == "gpt2") {
-    SLUICE_TRY(keys.require({"tokenizer.ggml.merges"}));
-  }
   SLUICE_TRY(read_merges(file, vocab));
   check_kind(file, vocab, unsupported);
   return vocab;

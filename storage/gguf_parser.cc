@@ -148,6 +148,7 @@ class HeaderParser {
   Result<void> read_tensor_shape(GgufTensor& tensor, std::string_view name);
   Result<void> place_tensors();
   void resolve_views();
+  std::string shape_text(size_t i) const;   // "dims of NAME: 64 x 290, Q8_0"
 
   std::string_view key_text(size_t i) const { return in_.text(keys_[i].offset, keys_[i].bytes); }
   std::string_view name_text(size_t i) const { return in_.text(names_[i].offset, names_[i].bytes); }
@@ -290,8 +291,8 @@ Result<void> HeaderParser::read_array(GgufValue& value, Span& span, std::string_
   if (value.count > in_.left() / least) {
     return bad(count_field,
                count_offset,
-               fmt::format("found {}, allowed 0..{} ({} bytes left, {} or more for each)",
-                           value.count, in_.left() / least, in_.left(), least),
+               fmt::format("found {}, allowed 0..{} ({} bytes left of file size {}, {} or more for each)",
+                           value.count, in_.left() / least, in_.left(), in_.file_bytes(), least),
                "gguf.array");
   }
   span.offset = in_.offset();
@@ -466,6 +467,13 @@ Result<void> HeaderParser::read_tensor_shape(GgufTensor& tensor, std::string_vie
   return success();
 }
 
+std::string HeaderParser::shape_text(size_t i) const {
+  const GgufTensor& t = out_.tensors[i];
+  std::string s = "dims of " + escape_text(name_text(i)) + ": ";
+  for (uint32_t d = 0; d < t.n_dims; ++d) s += (d > 0 ? " x " : "") + std::to_string(t.dims[d]);
+  return s + ", " + gguf_tensor_type(t.type_id).name;
+}
+
 // Offsets against the data section and against each other; then they become positions in the file.
 Result<void> HeaderParser::place_tensors() {
   const uint64_t file_bytes = in_.file_bytes();
@@ -490,18 +498,16 @@ Result<void> HeaderParser::place_tensors() {
     GgufTensor& t = out_.tensors[i];
     const Field field{"offset of ", UINT64_MAX, name_text(i)};
     if (t.file_offset > room || t.n_bytes > room - t.file_offset) {
-      std::string shape;
-      for (uint32_t d = 0; d < t.n_dims; ++d) shape += (d > 0 ? " x " : "") + std::to_string(t.dims[d]);
       return bad(field,
                  offset_fields_[i],
-                 fmt::format("found {} bytes at {} (dims of {}: {}, {}), allowed inside the {} bytes of data that file size {} leaves",
-                             t.n_bytes, t.file_offset, escape_text(name_text(i)), shape, gguf_tensor_type(t.type_id).name, room, file_bytes),
+                 fmt::format("found {} bytes at {} ({}), allowed inside the {} bytes of data that file size {} leaves",
+                             t.n_bytes, t.file_offset, shape_text(i), room, file_bytes),
                  "gguf.offset_range");
     }
     if (t.file_offset < end) {
       return bad(field,
                  offset_fields_[i],
-                 fmt::format("found {}, allowed from {} on: overlaps {}", t.file_offset, end, quoted(name_text(*previous))),
+                 fmt::format("found {}, allowed from {} on, where the data before it ends ({})", t.file_offset, end, shape_text(*previous)),
                  "gguf.offset_overlap");
     }
     uint64_t expected = end;

@@ -1,0 +1,217 @@
+#include "storage/io_queue.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "base/check.h"
+
+namespace sluice {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr int kMaxIoThreads = 64;
+constexpr uint64_t kDefaultAlignment = 4096;
+constexpr int kReadRetries = 1;          // a second try before a request is told
+
+// Offset and memory alignment that direct reads of this file want.
+uint64_t direct_alignment(int fd) {
+#ifdef STATX_DIOALIGN
+  struct statx sx {};
+  if (statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &sx) == 0 && (sx.stx_mask & STATX_DIOALIGN) != 0 &&
+      sx.stx_dio_offset_align != 0) {
+    return std::max<uint64_t>({512, sx.stx_dio_offset_align, sx.stx_dio_mem_align});
+  }
+#endif
+  (void)fd;
+  return kDefaultAlignment;
+}
+
+// Hands out the right to have read n bytes at a fixed rate.
+class Pacer {
+ public:
+  explicit Pacer(double bytes_per_s) : bytes_per_s_(bytes_per_s) {}
+  void pass(uint64_t n) {
+    if (bytes_per_s_ <= 0) return;
+    Clock::time_point until;
+    {
+      const std::lock_guard lock(mutex_);
+      const auto cost = std::chrono::duration_cast<Clock::duration>(
+          std::chrono::duration<double>(static_cast<double>(n) / bytes_per_s_));
+      free_at_ = std::max(free_at_, Clock::now()) + cost;
+      until = free_at_;
+    }
+    std::this_thread::sleep_until(until);
+  }
+
+ private:
+  const double bytes_per_s_;
+  std::mutex mutex_;
+  Clock::time_point free_at_;
+};
+
+// A pool of threads that block in pread.
+class ThreadedIoQueue final : public IoQueue {
+ public:
+  ThreadedIoQueue(std::vector<File> files, const IoOptions& o, IoMode mode, uint64_t alignment, Done done, void* ctx)
+      : files_(std::move(files)), mode_(mode), alignment_(alignment), done_(done), ctx_(ctx), pacer_(o.virtual_bytes_per_s) {
+    const int n = std::clamp(o.n_threads, 1, kMaxIoThreads);
+    for (int i = 0; i < n; ++i) threads_.emplace_back([this] { work(); });
+  }
+
+  ~ThreadedIoQueue() override {
+    {
+      const std::lock_guard lock(mutex_);
+      stop_ = true;
+      demand_.clear();
+      ahead_.clear();
+    }
+    ready_.notify_all();
+    for (auto& t : threads_) t.join();
+  }
+
+  void submit(const ReadRequest& r) override {
+    SLUICE_DCHECK(r.file_offset % alignment_ == 0 && r.n_bytes % alignment_ == 0);
+    {
+      const std::lock_guard lock(mutex_);
+      (r.demand ? demand_ : ahead_).push_back(r);
+    }
+    ready_.notify_one();
+  }
+
+  uint64_t alignment() const override { return alignment_; }
+  IoMode mode() const override { return mode_; }
+  IoStats stats() const override {
+    const std::lock_guard lock(mutex_);
+    IoStats s = stats_;
+    if (in_flight_ > 0) s.busy_s += seconds_since(busy_since_);
+    return s;
+  }
+
+ private:
+  static double seconds_since(Clock::time_point t) { return std::chrono::duration<double>(Clock::now() - t).count(); }
+
+  void work() {
+    std::unique_lock lock(mutex_);
+    for (;;) {
+      ready_.wait(lock, [this] { return stop_ || !demand_.empty() || !ahead_.empty(); });
+      if (stop_) return;
+      auto& queue = demand_.empty() ? ahead_ : demand_;
+      const ReadRequest r = queue.front();
+      queue.pop_front();
+      if (in_flight_++ == 0) busy_since_ = Clock::now();
+      lock.unlock();
+      Result<void> read = read_all(r);
+      for (int retry = 0; !read && retry < kReadRetries; ++retry) {
+        lock.lock();
+        ++stats_.retries;
+        lock.unlock();
+        read = read_all(r);
+      }
+      lock.lock();
+      if (--in_flight_ == 0) stats_.busy_s += seconds_since(busy_since_);
+      ++stats_.reads;
+      stats_.bytes += read ? r.n_bytes : 0;
+      stats_.failures += read ? 0u : 1u;
+      lock.unlock();
+      done_(ctx_, r.tag, read ? nullptr : &read.error());
+      lock.lock();
+    }
+  }
+
+  Result<void> read_all(const ReadRequest& r) {
+    const int fd = files_[r.part].fd();
+    uint64_t got = 0;
+    while (got < r.needed) {
+      const ssize_t n = ::pread(fd, r.dst + got, r.n_bytes - got, static_cast<off_t>(r.file_offset + got));
+      if (n < 0 && (errno == EINTR || errno == EAGAIN)) continue;
+      if (n < 0) {
+        Error e = errno_error("io.read", fmt::format("read of {} bytes", r.n_bytes), errno);
+        e.offset = r.file_offset + got;
+        return e;
+      }
+      if (n == 0) {
+        Error e{"io.read", fmt::format("the file ends at {}, {} more bytes were expected", r.file_offset + got, r.needed - got)};
+        e.offset = r.file_offset + got;
+        return e;
+      }
+      got += static_cast<uint64_t>(n);
+      // A short direct read that is not at the end must go on at an aligned place.
+      if (mode_ == IoMode::kDirect && got < r.needed) got = got / alignment_ * alignment_;
+    }
+    if (mode_ == IoMode::kBuffered) {
+      ::posix_fadvise(fd, static_cast<off_t>(r.file_offset), static_cast<off_t>(r.n_bytes), POSIX_FADV_DONTNEED);
+    }
+    if (mode_ == IoMode::kVirtual) pacer_.pass(r.n_bytes);
+    return success();
+  }
+
+  std::vector<File> files_;
+  const IoMode mode_;
+  const uint64_t alignment_;
+  const Done done_;
+  void* const ctx_;
+  Pacer pacer_;
+  mutable std::mutex mutex_;
+  std::condition_variable ready_;
+  std::deque<ReadRequest> demand_, ahead_;     // bounded by what the owner has memory for
+  bool stop_ = false;
+  int in_flight_ = 0;
+  Clock::time_point busy_since_;
+  IoStats stats_;
+  std::vector<std::thread> threads_;
+};
+
+// The same inode through its descriptor: a path may lead to another file by now.
+Result<File> reopen(const File& file, int flags) {
+  const std::string path = fmt::format("/proc/self/fd/{}", file.fd());
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | flags);
+  if (fd < 0) return errno_error("io.open", "open the model for reading", errno);
+  return File(fd);
+}
+
+}  // namespace
+
+const char* io_mode_name(IoMode m) {
+  static const char* const kNames[] = {"direct", "buffered", "virtual"};
+  return kNames[static_cast<size_t>(m)];
+}
+
+Result<std::unique_ptr<IoQueue>> IoQueue::create(std::span<const File* const> files, const IoOptions& o, Done done, void* ctx) {
+  IoMode mode = o.mode;
+  uint64_t alignment = kDefaultAlignment;
+  std::vector<File> opened;
+  if (mode == IoMode::kDirect) {
+    for (const File* f : files) {
+      auto file = reopen(*f, O_DIRECT);
+      if (!file) {
+        mode = IoMode::kBuffered;      // tmpfs, some network and overlay file systems
+        opened.clear();
+        break;
+      }
+      alignment = std::max(alignment, direct_alignment(file.value().fd()));
+      opened.push_back(std::move(file).value());
+    }
+  }
+  if (mode != IoMode::kDirect) {
+    for (const File* f : files) {
+      SLUICE_TRY(File file, reopen(*f, 0));
+      ::posix_fadvise(file.fd(), 0, 0, POSIX_FADV_RANDOM);     // our own read-ahead is enough
+      opened.push_back(std::move(file));
+    }
+  }
+  return std::unique_ptr<IoQueue>(new ThreadedIoQueue(std::move(opened), o, mode, alignment, done, ctx));
+}
+
+}  // namespace sluice

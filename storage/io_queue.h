@@ -1,0 +1,56 @@
+// Reads of slices into memory of ours, in the background: submit never blocks, completions arrive on the queue's own
+// threads. Demand reads go before read-ahead. Means: direct (O_DIRECT), buffered (fallback, page cache dropped behind),
+// virtual disk (a file that another process keeps in the page cache, paced to a set rate: repeatable benchmarks).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "base/result.h"
+#include "storage/file.h"
+
+namespace sluice {
+
+struct ReadRequest {
+  uint32_t part = 0;               // which file
+  uint64_t file_offset = 0;        // multiple of alignment()
+  uint64_t n_bytes = 0;            // multiple of alignment(); what must arrive is `needed`
+  uint64_t needed = 0;             // bytes from file_offset on that must be there (the file may end behind them)
+  std::byte* dst = nullptr;        // aligned to alignment()
+  uint64_t tag = 0;                // handed back
+  bool demand = false;
+};
+
+struct IoStats {
+  uint64_t reads = 0, bytes = 0, retries = 0, failures = 0;
+  double busy_s = 0;               // time during which at least one read was in flight
+};
+
+enum class IoMode : uint8_t { kDirect, kBuffered, kVirtual };
+const char* io_mode_name(IoMode m);
+
+struct IoOptions {
+  IoMode mode = IoMode::kDirect;
+  int n_threads = 4;               // reads in flight
+  double virtual_bytes_per_s = 0;  // kVirtual
+};
+
+class IoQueue {
+ public:
+  // Called on a queue thread. error is null on success.
+  using Done = void (*)(void* ctx, uint64_t tag, const Error* error);
+
+  virtual ~IoQueue() = default;    // waits for reads in flight
+  virtual void submit(const ReadRequest& r) = 0;
+  virtual uint64_t alignment() const = 0;
+  virtual IoMode mode() const = 0;
+  virtual IoStats stats() const = 0;
+
+  // Re-opens each file for the mode through its descriptor. kDirect falls back to kBuffered where the file system
+  // refuses O_DIRECT (mode() tells). Errors: io.open.
+  static Result<std::unique_ptr<IoQueue>> create(std::span<const File* const> files, const IoOptions& o, Done done, void* ctx);
+};
+
+}  // namespace sluice

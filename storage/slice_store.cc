@@ -1,0 +1,328 @@
+#include "storage/slice_store.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+
+#include "base/check.h"
+
+namespace sluice {
+namespace {
+
+constexpr uint64_t kAlignment = 4096;             // of memory and file ranges; IoQueue asks for no more
+constexpr uint64_t kHugePage = 2u << 20;
+constexpr uint64_t kRowTag = 1ull << 63;
+constexpr size_t kRowsInFlight = 16;
+constexpr uint64_t kMaxRowBytes = 4u << 20;
+
+uint64_t align_down(uint64_t x) { return x / kAlignment * kAlignment; }
+uint64_t align_up(uint64_t x) { return align_down(x + kAlignment - 1); }
+
+Result<std::byte*> map_anonymous(uint64_t bytes) {
+  void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (p == MAP_FAILED) return errno_error("out_of_memory", "mmap of slice memory", errno);
+  return static_cast<std::byte*>(p);
+}
+
+}  // namespace
+
+SliceStore::SliceStore(const SliceIndex& index, std::vector<SliceId> schedule, std::vector<SliceId> pin_order)
+    : index_(index), schedule_(std::move(schedule)), pin_order_(std::move(pin_order)) {
+  entries_.resize(index_.slices().size());
+  for (SliceId id = 0; id < entries_.size(); ++id) {
+    const Slice& s = index_[id];
+    Entry& e = entries_[id];
+    e.read_offset = align_down(s.file_offset);
+    e.read_bytes = align_up(s.file_offset + s.n_bytes) - e.read_offset;
+    slot_bytes_ = std::max(slot_bytes_, e.read_bytes);
+  }
+  for (uint32_t i = 0; i < schedule_.size(); ++i) entries_[schedule_[i]].place = i;
+  pin_offset_.push_back(0);
+  for (uint32_t i = 0; i < pin_order_.size(); ++i) {
+    entries_[pin_order_[i]].rank = i;
+    pin_offset_.push_back(pin_offset_.back() + entries_[pin_order_[i]].read_bytes);
+  }
+}
+
+Result<std::unique_ptr<SliceStore>> SliceStore::create(std::span<const File* const> files,
+                                                       const SliceIndex& index,
+                                                       std::vector<SliceId> schedule,
+                                                       std::vector<SliceId> pin_order,
+                                                       const SliceStoreOptions& options,
+                                                       Budget& budget) {
+  std::unique_ptr<SliceStore> store(new SliceStore(index, std::move(schedule), std::move(pin_order)));
+  SLUICE_TRY(store->make_memory(options, budget));
+  SLUICE_TRY(store->io_, IoQueue::create(files, options.io, &SliceStore::on_read, store.get()));
+  SLUICE_CHECK(store->io_->alignment() <= kAlignment);
+  store->max_in_flight_ = static_cast<size_t>(std::max(options.io.n_threads, 1)) + 2;
+  return store;
+}
+
+Result<void> SliceStore::make_memory(const SliceStoreOptions& options, Budget& budget) {
+  const uint64_t n_slots = std::max<uint64_t>(2, options.ring_bytes / std::max<uint64_t>(slot_bytes_, 1));
+  const uint64_t ring_bytes = n_slots * slot_bytes_;
+  const uint64_t bounce_bytes = kRowsInFlight * (2 * kAlignment);
+  SLUICE_TRY(ring_reservation_, budget.reserve(ring_bytes + bounce_bytes, MemoryClass::kRing));
+  SLUICE_TRY(pin_reservation_, budget.reserve(0, MemoryClass::kWeightsPinned));
+  SLUICE_TRY(ring_, map_anonymous(ring_bytes));
+  slots_.resize(n_slots);
+  SLUICE_TRY(bounce_, map_anonymous(kRowsInFlight * kMaxRowBytes));
+  pins_reserved_ = pin_offset_.back() + kHugePage;
+  SLUICE_TRY(pins_, map_anonymous(pins_reserved_));
+  return success();
+}
+
+SliceStore::~SliceStore() {
+  {
+    const std::lock_guard lock(mutex_);
+    closing_ = true;
+  }
+  io_.reset();       // joins its threads: no callback after this
+  if (ring_ != nullptr) munmap(ring_, slot_bytes_ * slots_.size());
+  if (bounce_ != nullptr) munmap(bounce_, kRowsInFlight * kMaxRowBytes);
+  if (pins_ != nullptr) munmap(pins_, pins_reserved_);
+}
+
+std::byte* SliceStore::place_of(const Entry& e) const {
+  return e.slot == kPinned ? pins_ + pin_offset_[e.rank] : ring_ + static_cast<uint64_t>(e.slot) * slot_bytes_;
+}
+
+// Slices until the consumer needs this one; far beyond everything for what this pass does not read.
+uint64_t SliceStore::distance_of(SliceId id) const {
+  const uint32_t place = entries_[id].place;
+  if (place == kNotScheduled) return UINT64_MAX;
+  if (place >= position_ && place < pass_end_) return place - position_;
+  const uint64_t after_wrap = (pass_end_ - position_) + place;
+  return place < position_ || position_ >= pass_end_ ? after_wrap : after_wrap + schedule_.size();
+}
+
+// A free slot, or the slot of the slice that is needed last, if that is later than `distance`.
+std::optional<int32_t> SliceStore::find_slot(uint64_t distance) {
+  std::optional<int32_t> farthest;
+  uint64_t most = distance;
+  for (int32_t i = 0; i < static_cast<int32_t>(slots_.size()); ++i) {
+    const Slot& slot = slots_[static_cast<size_t>(i)];
+    if (!slot.used) return i;
+    const Entry& e = entries_[slot.id];
+    if (e.state != State::kReady || e.refs > 0) continue;
+    if (const uint64_t d = distance_of(slot.id); d > most) {
+      most = d;
+      farthest = i;
+    }
+  }
+  if (farthest) drop(slots_[static_cast<size_t>(*farthest)].id);
+  return farthest;
+}
+
+void SliceStore::drop(SliceId id) {
+  Entry& e = entries_[id];
+  if (e.slot == kPinned) {
+    pinned_bytes_ -= index_[id].n_bytes;
+  } else {
+    slots_[static_cast<size_t>(e.slot)].used = false;
+  }
+  e.state = State::kAbsent;
+  e.slot = kPinned;
+}
+
+bool SliceStore::start(SliceId id, bool demand, uint64_t distance) {
+  Entry& e = entries_[id];
+  if (e.rank < cut_) {
+    e.slot = kPinned;
+  } else {
+    const auto slot = find_slot(distance);
+    if (!slot) return false;
+    e.slot = *slot;
+    slots_[static_cast<size_t>(*slot)] = {true, id};
+  }
+  e.state = State::kLoading;
+  ++in_flight_;
+  const Slice& s = index_[id];
+  io_->submit({s.part, e.read_offset, e.read_bytes, s.file_offset + s.n_bytes - e.read_offset, place_of(e), id, demand});
+  return true;
+}
+
+// Starts reads in the order in which the consumer will come by, wrapping into the next pass.
+void SliceStore::pump() {
+  if (closing_ || schedule_.empty()) return;
+  for (uint64_t i = 0; i < schedule_.size() && in_flight_ < max_in_flight_; ++i) {
+    const uint64_t left = pass_end_ - position_;
+    const uint64_t place = i < left ? position_ + i : i - left;
+    if (place >= schedule_.size()) return;
+    const SliceId id = schedule_[place];
+    if (entries_[id].state != State::kAbsent) continue;
+    if (!start(id, false, i)) return;
+  }
+}
+
+void SliceStore::on_read(void* ctx, uint64_t tag, const Error* error) { static_cast<SliceStore*>(ctx)->finish(tag, error); }
+
+void SliceStore::finish(uint64_t tag, const Error* error) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (error != nullptr) failure_ = *error;
+    if ((tag & kRowTag) != 0) {
+      --rows_left_;
+    } else {
+      const auto id = static_cast<SliceId>(tag);
+      Entry& e = entries_[id];
+      --in_flight_;
+      if (error != nullptr) {
+        if (e.slot != kPinned) slots_[static_cast<size_t>(e.slot)].used = false;
+        e.state = State::kAbsent;
+        e.slot = kPinned;
+      } else {
+        e.state = State::kReady;
+        if (e.slot == kPinned) pinned_bytes_ += index_[id].n_bytes;
+        else streamed_bytes_ += e.read_bytes;
+        pump();
+      }
+    }
+  }
+  changed_.notify_all();
+}
+
+void SliceStore::begin_pass(size_t n_scheduled) {
+  const std::lock_guard lock(mutex_);
+  position_ = 0;
+  pass_end_ = n_scheduled;
+  failure_.reset();
+  pump();
+}
+
+void SliceStore::advance(size_t n) {
+  const std::lock_guard lock(mutex_);
+  position_ = std::min(position_ + n, pass_end_);
+  pump();
+}
+
+Result<void> SliceStore::hold_ready(std::span<const SliceId> wanted, std::vector<bool>& done, std::vector<Held>& out) {
+  out.clear();
+  std::unique_lock lock(mutex_);
+  std::optional<std::chrono::steady_clock::time_point> waiting_since;
+  for (;;) {
+    for (uint32_t i = 0; i < wanted.size(); ++i) {
+      Entry& e = entries_[wanted[i]];
+      if (done[i] || !holdable(e)) continue;
+      ++e.refs;
+      done[i] = true;
+      out.push_back({place_of(e) + (index_[wanted[i]].file_offset - e.read_offset), i, wanted[i]});
+    }
+    if (!out.empty()) break;
+    if (failure_) {
+      Error e = *std::exchange(failure_, std::nullopt);
+      return e;
+    }
+    // Nothing is ready: what is not on its way (experts, or slices the cut has passed) is asked for first.
+    for (uint32_t i = 0; i < wanted.size(); ++i) {
+      if (!done[i] && entries_[wanted[i]].state == State::kAbsent && !start(wanted[i], true, 0)) break;
+    }
+    if (!waiting_since) waiting_since = std::chrono::steady_clock::now();
+    changed_.wait(lock);
+  }
+  if (waiting_since) {
+    stall_s_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - *waiting_since).count();
+  }
+  return success();
+}
+
+void SliceStore::release(std::span<const Held> held) {
+  {
+    const std::lock_guard lock(mutex_);
+    for (const Held& h : held) {
+      Entry& e = entries_[h.id];
+      SLUICE_DCHECK(e.refs > 0);
+      // A streamed slice is used once in a pass; its slot is free for the next one.
+      if (--e.refs == 0 && e.slot != kPinned) drop(h.id);
+    }
+    pump();
+  }
+  changed_.notify_all();
+}
+
+Result<void> SliceStore::read_rows(std::span<const RowRead> rows, uint64_t n_bytes, std::byte* dst, uint64_t dst_stride) {
+  const uint64_t span_bytes = align_up(n_bytes) + kAlignment;      // covers any start within a page
+  if (span_bytes > kMaxRowBytes) return Error{"internal", "a row of the embedding is over 4 MiB"};
+  struct Pending { size_t row; uint64_t delta; };
+  for (size_t first = 0; first < rows.size(); first += kRowsInFlight) {
+    const size_t n = std::min(kRowsInFlight, rows.size() - first);
+    std::vector<std::optional<uint64_t>> delta(n);                 // set: read into bounce slot
+    std::unique_lock lock(mutex_);
+    for (size_t i = 0; i < n; ++i) {
+      const RowRead& r = rows[first + i];
+      const Slice& s = index_[r.id];
+      Entry& e = entries_[r.id];
+      if (holdable(e)) {
+        std::memcpy(dst + (first + i) * dst_stride, place_of(e) + (s.file_offset - e.read_offset) + r.offset, n_bytes);
+        continue;
+      }
+      const uint64_t start = align_down(s.file_offset + r.offset);
+      const uint64_t end = align_up(s.file_offset + r.offset + n_bytes);
+      delta[i] = s.file_offset + r.offset - start;
+      ++rows_left_;
+      io_->submit({s.part, start, end - start, *delta[i] + n_bytes, bounce_ + i * kMaxRowBytes, kRowTag | i, true});
+    }
+    changed_.wait(lock, [this] { return rows_left_ == 0; });
+    if (failure_) {
+      Error e = *std::exchange(failure_, std::nullopt);
+      return e;
+    }
+    for (size_t i = 0; i < n; ++i) {
+      if (delta[i]) std::memcpy(dst + (first + i) * dst_stride, bounce_ + i * kMaxRowBytes + *delta[i], n_bytes);
+    }
+  }
+  return success();
+}
+
+size_t SliceStore::cut_for(uint64_t bytes) const {
+  return static_cast<size_t>(std::upper_bound(pin_offset_.begin(), pin_offset_.end(), bytes) - pin_offset_.begin()) - 1;
+}
+
+Result<void> SliceStore::set_cut(size_t n) {
+  const std::lock_guard one_at_a_time(cut_mutex_);
+  n = std::min(n, pin_order_.size());
+  std::unique_lock lock(mutex_);
+  const size_t before = cut_;
+  if (n >= before) {
+    lock.unlock();
+    SLUICE_TRY(pin_reservation_.resize(pin_offset_[n]));
+    lock.lock();
+    cut_ = n;
+    pump();
+    return success();
+  }
+  cut_ = n;      // from here on nothing behind the cut can be held any more
+  for (size_t rank = n; rank < before; ++rank) {
+    const SliceId id = pin_order_[rank];
+    Entry& e = entries_[id];
+    if (e.slot != kPinned) continue;
+    changed_.wait(lock, [&e] { return e.slot != kPinned || (e.state != State::kLoading && e.refs == 0); });
+    if (e.slot == kPinned && e.state == State::kReady) drop(id);
+  }
+  lock.unlock();
+  const uint64_t keep = align_up(pin_offset_[n]);
+  madvise(pins_ + keep, pins_reserved_ - keep, MADV_DONTNEED);
+  SLUICE_TRY(pin_reservation_.resize(pin_offset_[n]));
+  lock.lock();
+  pump();
+  lock.unlock();
+  changed_.notify_all();
+  return success();
+}
+
+SliceStoreStats SliceStore::stats() const {
+  SliceStoreStats s;
+  s.io = io_->stats();
+  const std::lock_guard lock(mutex_);
+  s.stall_s = stall_s_;
+  s.pinned_bytes = pinned_bytes_;
+  s.streamed_bytes = streamed_bytes_;
+  s.cut = cut_;
+  s.n_slices = pin_order_.size();
+  return s;
+}
+
+}  // namespace sluice

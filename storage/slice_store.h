@@ -1,0 +1,144 @@
+// Where each slice is now, and the memory it is in: a pin region in pin order (its tail is given back when the cut moves
+// down) and a ring of slots that the rest streams through. Reads run on the I/O queue's threads; the store starts them in
+// the order of the schedule, ahead of the consumer, as far as slots allow. One consumer; set_cut from any thread.
+#pragma once
+
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "base/result.h"
+#include "storage/budget.h"
+#include "storage/io_queue.h"
+#include "storage/slice_index.h"
+
+namespace sluice {
+
+struct SliceStoreOptions {
+  IoOptions io;
+  uint64_t ring_bytes = 16u << 20;     // at least two slots are made
+};
+
+struct SliceStoreStats {
+  IoStats io;
+  double stall_s = 0;                  // the consumer waited for a slice
+  uint64_t pinned_bytes = 0;           // resident now, of slices below the cut
+  uint64_t streamed_bytes = 0;         // read into slots so far
+  uint64_t cut = 0;                    // slices of the pin order that may stay
+  uint64_t n_slices = 0;
+};
+
+class SliceStore {
+ public:
+  // `schedule`: the slices that one whole pass reads, in order. `pin_order`: every slice that is ever read, once.
+  // Errors: io.open, budget_exceeded, out_of_memory.
+  static Result<std::unique_ptr<SliceStore>> create(std::span<const File* const> files,
+                                                    const SliceIndex& index,
+                                                    std::vector<SliceId> schedule,
+                                                    std::vector<SliceId> pin_order,
+                                                    const SliceStoreOptions& options,
+                                                    Budget& budget);
+  ~SliceStore();
+
+  // ---- the consumer (one thread)
+  struct Held {
+    const std::byte* data = nullptr;
+    uint32_t index = 0;                // in `wanted`
+    SliceId id = 0;
+  };
+  // A pass begins that reads the first `n_scheduled` slices of the schedule and then begins anew.
+  void begin_pass(size_t n_scheduled);
+  // Waits until at least one of `wanted` that is not yet `done` is readable, and holds all that are (marks them done).
+  // Errors: io.read with file and offset.
+  Result<void> hold_ready(std::span<const SliceId> wanted, std::vector<bool>& done, std::vector<Held>& out);
+  void release(std::span<const Held> held);
+  // The consumer has gone past the next n slices of the schedule.
+  void advance(size_t n);
+  // Copies n_bytes at `offset` within each slice, for rows of the embedding; row i goes to dst + i * dst_stride.
+  struct RowRead {
+    SliceId id;
+    uint64_t offset;
+  };
+  Result<void> read_rows(std::span<const RowRead> rows, uint64_t n_bytes, std::byte* dst, uint64_t dst_stride);
+
+  // ---- the budget's side (any thread)
+  // Bytes of pin memory that the first n slices of the pin order take, and the largest n that fits in `bytes`.
+  uint64_t pin_bytes(size_t n) const { return pin_offset_[n]; }
+  size_t cut_for(uint64_t bytes) const;
+  // Moves the cut. A shrink returns when the memory was given back to the kernel (the consumer lets go at its next slice
+  // border); a growth when it is charged: pins then fill as passes read them. Errors: budget_exceeded.
+  Result<void> set_cut(size_t n);
+
+  uint64_t slot_bytes() const { return slot_bytes_; }
+  uint64_t ring_bytes() const { return slot_bytes_ * slots_.size(); }
+  IoMode io_mode() const { return io_->mode(); }
+  SliceStoreStats stats() const;
+
+ private:
+  enum class State : uint8_t { kAbsent, kLoading, kReady };
+  static constexpr int32_t kPinned = -1;
+  static constexpr uint32_t kNotScheduled = UINT32_MAX;
+
+  struct Entry {
+    State state = State::kAbsent;
+    int32_t slot = kPinned;            // where it is or goes
+    uint32_t refs = 0;
+    uint32_t rank = 0;                 // in the pin order
+    uint32_t place = kNotScheduled;    // in the schedule
+    uint64_t read_offset = 0;          // aligned range in the file
+    uint64_t read_bytes = 0;
+  };
+  struct Slot {
+    bool used = false;
+    SliceId id = 0;
+  };
+
+  SliceStore(const SliceIndex& index, std::vector<SliceId> schedule, std::vector<SliceId> pin_order);
+  Result<void> make_memory(const SliceStoreOptions& options, Budget& budget);
+  static void on_read(void* ctx, uint64_t tag, const Error* error);
+  void finish(uint64_t tag, const Error* error);
+  // All below: mutex_ held.
+  void pump();
+  bool start(SliceId id, bool demand, uint64_t distance);
+  std::optional<int32_t> find_slot(uint64_t distance);
+  uint64_t distance_of(SliceId id) const;
+  bool holdable(const Entry& e) const { return e.state == State::kReady && (e.slot != kPinned || e.rank < cut_); }
+  std::byte* place_of(const Entry& e) const;
+  void drop(SliceId id);
+
+  const SliceIndex& index_;
+  const std::vector<SliceId> schedule_;
+  const std::vector<SliceId> pin_order_;
+  std::vector<uint64_t> pin_offset_;   // pin_order_.size() + 1 entries
+  uint64_t slot_bytes_ = 0;
+  std::byte* pins_ = nullptr;          // reserved for all, touched up to the cut
+  uint64_t pins_reserved_ = 0;
+  std::byte* ring_ = nullptr;
+  std::byte* bounce_ = nullptr;        // row reads
+  Reservation pin_reservation_, ring_reservation_;
+  std::unique_ptr<IoQueue> io_;
+
+  mutable std::mutex mutex_;           // guards all that follows
+  std::condition_variable changed_;
+  std::vector<Entry> entries_;         // by slice id
+  std::vector<Slot> slots_;
+  size_t cut_ = 0;
+  size_t position_ = 0;                // of the consumer, in the schedule
+  size_t pass_end_ = 0;
+  size_t in_flight_ = 0;
+  size_t max_in_flight_ = 0;
+  size_t rows_left_ = 0;
+  std::optional<Error> failure_;       // of the latest read that failed, for the consumer
+  double stall_s_ = 0;
+  uint64_t streamed_bytes_ = 0;
+  uint64_t pinned_bytes_ = 0;
+  bool closing_ = false;
+  std::mutex cut_mutex_;               // one change of the cut at a time
+};
+
+}  // namespace sluice
