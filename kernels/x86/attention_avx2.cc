@@ -31,6 +31,7 @@ struct RowF16 {
   }
   static SLUICE_INLINE __m256 load_some(const uint8_t* row, int64_t i, int64_t n) {
     Half tail[8] = {};
+    if (n > 8) n = 8;
     if (n > 0) __builtin_memcpy(tail, row + 2 * i, static_cast<size_t>(2 * n));
     return _mm256_cvtph_ps(load_128(tail));
   }
