@@ -107,7 +107,7 @@ std::vector<double> attend_in_double(const std::vector<float>& q,
                                      int64_t last,
                                      double scale) {
   std::vector<double> p, out(head_dim);
-  double max = -INFINITY, sum = 0;
+  double max = -static_cast<double>(INFINITY), sum = 0;
   for (int64_t t = first; t < last; ++t) {
     double dot = 0;
     for (int64_t d = 0; d < head_dim; ++d)

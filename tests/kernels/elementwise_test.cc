@@ -108,7 +108,8 @@ TEST_P(Elementwise, SwiGluShowsTheSameExponentialOverItsWholeRange) {
   ASSERT_TRUE(same_bits(got, want));
   for (size_t i = 0; i < x.size(); ++i) {
     if (!(std::fabs(x[i]) < 88.0f)) continue;
-    const double v = x[i], silu = v / (1.0 + std::exp(-v));
+    const auto v = static_cast<double>(x[i]);
+    const double silu = v / (1.0 + std::exp(-v));
     ASSERT_NEAR(got[i], silu, 1e-6 * std::fabs(silu) + 1e-37) << v;
   }
 }

@@ -58,7 +58,7 @@ std::vector<uint8_t> random_weights(Random& random, WeightType type, int64_t n) 
     uint8_t* g = w.data() + at;
     switch (type) {
       case WeightType::kF64: {
-        const double x = random.normal();
+        const auto x = static_cast<double>(random.normal());
         std::memcpy(g, &x, 8);
         break;
       }
@@ -174,7 +174,7 @@ std::vector<double> dequantised_act(const Product& p, const std::vector<float>& 
         break;
       }
       default:
-        x[k] = reinterpret_cast<const float*>(at)[k];
+        x[k] = static_cast<double>(reinterpret_cast<const float*>(at)[k]);
     }
   }
   return x;
@@ -332,7 +332,8 @@ TEST_P(Matmul, IsCloseToTheReferencePath) {
     double error = 0, norm = 0;
     for (int64_t t = 0; t < p.tokens; ++t) {
       for (int64_t r = 0; r < p.rows; ++r) {
-        const double a = y[t * p.y_stride + r], b = want[t * p.y_stride + r];
+        const auto a = static_cast<double>(y[t * p.y_stride + r]);
+        const auto b = static_cast<double>(want[t * p.y_stride + r]);
         error += (a - b) * (a - b);
         norm += b * b;
       }
