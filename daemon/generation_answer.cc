@@ -57,7 +57,7 @@ HeaderList GenerationAnswer::generation_headers(const Snapshot& s) const {
   if (s.spec != nullptr && !s.spec->params.ignored.empty()) {
     std::string names;
     for (const std::string& name : s.spec->params.ignored) names += (names.empty() ? "" : ", ") + name;
-    out.emplace_back("Sluice-Warning", "ignored: " + names);
+    out.emplace_back("Sluice-Warning", fmt::format("ignored: {}", names));
   }
   return out;
 }
@@ -75,7 +75,7 @@ AnswerStep GenerationAnswer::head(const Snapshot& s, const char* content_type) {
 
 const AnswerId& GenerationAnswer::answer_id(const GenerationSpec& spec) {
   if (!id_) {
-    id_ = AnswerId{(spec.chat ? "chatcmpl-" : "cmpl-") + random_id(), unix_seconds(), spec.model};
+    id_ = AnswerId{fmt::format("{}-{}", spec.chat ? "chatcmpl" : "cmpl", random_id()), unix_seconds(), spec.model};
     const auto n = static_cast<size_t>(spec.n_choices());
     role_sent_.resize(n);
     texts_.resize(n);
@@ -195,7 +195,7 @@ AnswerStep GenerationAnswer::next_document(SteadyClock::time_point now,
     } else {
       step.kind = AnswerStep::Kind::kData;
     }
-    step.data = " ";
+    step.data.assign(1, ' ');
     last_sent_ = now;
     return step;
   }

@@ -5,3 +5,7 @@ add_library(sluice_http STATIC
   stop_matcher.cc worker.cc)
 sluice_size_warnings(sluice_http)
 target_link_libraries(sluice_http PUBLIC sluice_protocol sluice_scheduler PRIVATE sluice_text)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+  # GCC bug 105329: inlined std::string assignments are taken for overlapping copies.
+  target_compile_options(sluice_http PRIVATE -Wno-restrict)
+endif()

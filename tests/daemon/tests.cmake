@@ -1,1 +1,9 @@
 include(daemon/text_tests.cmake OPTIONAL)
+sluice_test(protocol_test
+  SOURCES daemon/json_text_test.cc daemon/protocol_test.cc
+  LIBS sluice_protocol)
+if(TARGET sluice_http)
+  sluice_test(http_test
+    SOURCES daemon/http_parse_test.cc daemon/stop_matcher_test.cc
+    LIBS sluice_http sluice_text)
+endif()
