@@ -88,6 +88,8 @@ class Model {
   uint64_t row_bytes(uint32_t tensor) const { return sliced_[tensor].row_bytes; }
   // The mapped parts, for madvise and residency.
   const std::vector<MappedFile>& mappings() const { return mappings_; }
+  // The parts' descriptors, those that were checked; reads of slices go through them.
+  const std::vector<File>& files() const { return files_; }
   // Whether the file is still the one that was loaded. Errors: io.changed (written to since: what is mapped is not
   // what was checked), model_changed (another file has its path now; the mapped one is whole and usable).
   Result<void> still_unchanged() const;

@@ -9,67 +9,27 @@
 
 #include "base/check.h"
 #include "kernels/transformer/rope.h"
+#include "scheduler/mapped_source.h"
 
 namespace sluice {
 
-using kernels::MatrixRef;
 using kernels::row_stride;
-using kernels::RowSlice;
 
-// Hands the kernels their rows from the mapping, slice by slice. Looks at the cancel token before each hand-over, so
-// that work stops within one stage of one block.
-class Pass::Source final : public kernels::MatrixSource {
- public:
-  Source(const Model& model, const CancelToken& cancel) : model_(model), cancel_(cancel) {}
-
-  bool visit(const MatrixRef* refs, int n_refs, VisitFn fn, void* ctx) noexcept override {
-    if (cancel_.cancelled()) return false;
-    RowSlice batch[kBatch];
-    int n = 0;
-    for (int m = 0; m < n_refs; ++m) {
-      const auto range = model_.slices().of(static_cast<uint32_t>(refs[m].tensor), refs[m].expert);
-      for (uint32_t i = 0; i < range.count; ++i) {
-        const SliceId id = range.first + i;
-        const Slice& s = model_.slices()[id];
-        batch[n++] = {model_.slice_data(id), static_cast<int64_t>(s.row0), static_cast<int64_t>(s.n_rows), m};
-        if (n == kBatch) {
-          fn(ctx, batch, n);
-          n = 0;
-          if (cancel_.cancelled()) return false;
-        }
-      }
-    }
-    if (n > 0) fn(ctx, batch, n);
-    return true;
-  }
-
-  const void* row(const MatrixRef& ref, int64_t row) noexcept override {
-    return model_.row_data(static_cast<uint32_t>(ref.tensor), static_cast<uint64_t>(row));
-  }
-
-  Result<void> failure() const {
-    if (cancel_.cancelled()) return Error{"cancelled", "the request was cancelled"};
-    return Error{"io.read", "reading weights failed"};
-  }
-
- private:
-  static constexpr int kBatch = 256;     // slices handed over at once: one barrier for up to 512 MiB
-  const Model& model_;
-  const CancelToken& cancel_;
-};
-
-Pass::Pass(std::shared_ptr<const Model> model, const PassOptions& options, ThreadPool& pool)
+Pass::Pass(std::shared_ptr<const Model> model, const PassOptions& options, ThreadPool& pool, WeightSource* source)
     : model_(std::move(model)),
       options_(options),
       pool_(&pool),
+      own_source_(source == nullptr ? std::make_unique<MappedSource>(*model_) : nullptr),
+      source_(source == nullptr ? own_source_.get() : source),
       kv_layout_(kernels::KvLayout::of(model_->hparams(),
                                        options.reference ? kernels::KvType::kF32 : kernels::KvType::kF16)) {}
 
 Result<std::unique_ptr<Pass>> Pass::create(std::shared_ptr<const Model> model,
                                            const PassOptions& options,
                                            Budget& budget,
-                                           ThreadPool& pool) {
-  std::unique_ptr<Pass> pass(new Pass(std::move(model), options, pool));
+                                           ThreadPool& pool,
+                                           WeightSource* source) {
+  std::unique_ptr<Pass> pass(new Pass(std::move(model), options, pool, source));
   const kernels::HParams& hp = pass->model_->hparams();
   const kernels::WorkspaceShape shape{options.max_tokens, options.max_seq_len, options.max_outputs, pool.n_threads()};
   pass->workspace_bytes_ = kernels::workspace_bytes(hp, shape);
@@ -132,18 +92,18 @@ Result<void> Pass::walk(std::span<const Run> runs, LogitsSink& sink, const Cance
   SLUICE_TRY(reserve_tokens(runs));
   place_tokens(runs);
   list_wanted(runs);
-  Source source(*model_, cancel);
+  source_->begin_walk(cancel, !wanted_.empty() || taps != nullptr);
   kernels::WalkContext c{.hp = model_->hparams(),
                          .table = kernels(),
                          .parallel = *pool_,
-                         .source = source,
+                         .source = *source_,
                          .ws = ws_,
                          .kv = kv_layout_,
                          .reference = options_.reference,
                          .taps = taps};
   const bool ok = kernels::embed_tokens(c, model_->token_embedding(), ids_.data(), static_cast<int64_t>(ids_.size())) &&
                   walk_blocks(c, cancel) && deliver(c, sink, taps == nullptr);
-  if (!ok) return source.failure();
+  if (!ok) return source_->failure();
   for (const Run& run : runs) run.sequence->append(run.ids, run.role);
   return success();
 }

@@ -15,6 +15,7 @@
 #include "scheduler/kv_cache.h"
 #include "scheduler/model_loader.h"
 #include "scheduler/thread_pool.h"
+#include "scheduler/weight_source.h"
 
 namespace sluice {
 
@@ -46,11 +47,13 @@ struct PassOptions {
 // Not thread-safe; holds the workspace, charged to the budget.
 class Pass {
  public:
-  // Errors: budget_exceeded, out_of_memory.
+  // source: where weights come from; it outlives the pass. Null: the model's mapping. Errors: budget_exceeded,
+  // out_of_memory.
   static Result<std::unique_ptr<Pass>> create(std::shared_ptr<const Model> model,
                                               const PassOptions& options,
                                               Budget& budget,
-                                              ThreadPool& pool);
+                                              ThreadPool& pool,
+                                              WeightSource* source = nullptr);
   ~Pass();
 
   // Reserves KV, walks, appends the tokens to their sequences, delivers logits. On error or cancellation no sequence
@@ -66,13 +69,12 @@ class Pass {
   const kernels::KernelTable& kernels() const;
 
  private:
-  class Source;
   struct Wanted {
     size_t run;
     int64_t index;     // within the run
     int64_t token;     // within the walk
   };
-  Pass(std::shared_ptr<const Model> model, const PassOptions& options, ThreadPool& pool);
+  Pass(std::shared_ptr<const Model> model, const PassOptions& options, ThreadPool& pool, WeightSource* source);
   Result<void> reserve_tokens(std::span<const Run> runs);
   void place_tokens(std::span<const Run> runs);
   void list_wanted(std::span<const Run> runs);
@@ -83,6 +85,8 @@ class Pass {
   std::shared_ptr<const Model> model_;
   PassOptions options_;
   ThreadPool* pool_;
+  std::unique_ptr<WeightSource> own_source_;
+  WeightSource* source_;
   kernels::KvLayout kv_layout_;
   Reservation reservation_;
   std::byte* memory_ = nullptr;

@@ -90,13 +90,17 @@ std::byte* SliceStore::place_of(const Entry& e) const {
   return e.slot == kPinned ? pins_ + pin_offset_[e.rank] : ring_ + static_cast<uint64_t>(e.slot) * slot_bytes_;
 }
 
-// Slices until the consumer needs this one; far beyond everything for what this pass does not read.
+// Whether this pass has still to read it.
+bool SliceStore::wanted_now(const Entry& e) const {
+  return e.place >= position_ && e.place < pass_end_ && e.used_in_pass != pass_;
+}
+
+// Slices until the consumer needs this one; far beyond everything for what no pass reads by itself.
 uint64_t SliceStore::distance_of(SliceId id) const {
-  const uint32_t place = entries_[id].place;
-  if (place == kNotScheduled) return UINT64_MAX;
-  if (place >= position_ && place < pass_end_) return place - position_;
-  const uint64_t after_wrap = (pass_end_ - position_) + place;
-  return place < position_ || position_ >= pass_end_ ? after_wrap : after_wrap + schedule_.size();
+  const Entry& e = entries_[id];
+  if (e.place == kNotScheduled) return UINT64_MAX;
+  if (wanted_now(e)) return e.place - position_;
+  return (pass_end_ - position_) + e.place;
 }
 
 // A free slot, or the slot of the slice that is needed last, if that is later than `distance`.
@@ -107,7 +111,7 @@ std::optional<int32_t> SliceStore::find_slot(uint64_t distance) {
     const Slot& slot = slots_[static_cast<size_t>(i)];
     if (!slot.used) return i;
     const Entry& e = entries_[slot.id];
-    if (e.state != State::kReady || e.refs > 0) continue;
+    if (e.state != State::kReady || e.refs > 0 || e.awaited) continue;
     if (const uint64_t d = distance_of(slot.id); d > most) {
       most = d;
       farthest = i;
@@ -153,7 +157,7 @@ void SliceStore::pump() {
     const uint64_t place = i < left ? position_ + i : i - left;
     if (place >= schedule_.size()) return;
     const SliceId id = schedule_[place];
-    if (entries_[id].state != State::kAbsent) continue;
+    if (entries_[id].state != State::kAbsent || (i < left && !wanted_now(entries_[id]))) continue;
     if (!start(id, false, i)) return;
   }
 }
@@ -189,6 +193,8 @@ void SliceStore::begin_pass(size_t n_scheduled) {
   const std::lock_guard lock(mutex_);
   position_ = 0;
   pass_end_ = n_scheduled;
+  ++pass_;
+  for (const Slot& slot : slots_) entries_[slot.id].awaited = false;      // left by a pass that was cancelled
   failure_.reset();
   pump();
 }
@@ -208,17 +214,17 @@ Result<void> SliceStore::hold_ready(std::span<const SliceId> wanted, std::vector
       Entry& e = entries_[wanted[i]];
       if (done[i] || !holdable(e)) continue;
       ++e.refs;
+      e.awaited = false;
       done[i] = true;
       out.push_back({place_of(e) + (index_[wanted[i]].file_offset - e.read_offset), i, wanted[i]});
     }
     if (!out.empty()) break;
-    if (failure_) {
-      Error e = *std::exchange(failure_, std::nullopt);
-      return e;
-    }
+    if (failure_) return *std::exchange(failure_, std::nullopt);
     // Nothing is ready: what is not on its way (experts, or slices the cut has passed) is asked for first.
     for (uint32_t i = 0; i < wanted.size(); ++i) {
-      if (!done[i] && entries_[wanted[i]].state == State::kAbsent && !start(wanted[i], true, 0)) break;
+      Entry& e = entries_[wanted[i]];
+      if (done[i] || (e.state == State::kAbsent && !start(wanted[i], true, 0))) continue;
+      e.awaited = true;
     }
     if (!waiting_since) waiting_since = std::chrono::steady_clock::now();
     changed_.wait(lock);
@@ -235,6 +241,7 @@ void SliceStore::release(std::span<const Held> held) {
     for (const Held& h : held) {
       Entry& e = entries_[h.id];
       SLUICE_DCHECK(e.refs > 0);
+      e.used_in_pass = pass_;
       // A streamed slice is used once in a pass; its slot is free for the next one.
       if (--e.refs == 0 && e.slot != kPinned) drop(h.id);
     }
@@ -266,10 +273,7 @@ Result<void> SliceStore::read_rows(std::span<const RowRead> rows, uint64_t n_byt
       io_->submit({s.part, start, end - start, *delta[i] + n_bytes, bounce_ + i * kMaxRowBytes, kRowTag | i, true});
     }
     changed_.wait(lock, [this] { return rows_left_ == 0; });
-    if (failure_) {
-      Error e = *std::exchange(failure_, std::nullopt);
-      return e;
-    }
+    if (failure_) return *std::exchange(failure_, std::nullopt);
     for (size_t i = 0; i < n; ++i) {
       if (delta[i]) std::memcpy(dst + (first + i) * dst_stride, bounce_ + i * kMaxRowBytes + *delta[i], n_bytes);
     }

@@ -88,8 +88,10 @@ class SliceStore {
     State state = State::kAbsent;
     int32_t slot = kPinned;            // where it is or goes
     uint32_t refs = 0;
+    bool awaited = false;              // the consumer waits for it: its slot is not taken away before it was held
     uint32_t rank = 0;                 // in the pin order
     uint32_t place = kNotScheduled;    // in the schedule
+    uint64_t used_in_pass = 0;         // the latest pass that has let go of it: this pass wants it no more
     uint64_t read_offset = 0;          // aligned range in the file
     uint64_t read_bytes = 0;
   };
@@ -107,6 +109,7 @@ class SliceStore {
   bool start(SliceId id, bool demand, uint64_t distance);
   std::optional<int32_t> find_slot(uint64_t distance);
   uint64_t distance_of(SliceId id) const;
+  bool wanted_now(const Entry& e) const;
   bool holdable(const Entry& e) const { return e.state == State::kReady && (e.slot != kPinned || e.rank < cut_); }
   std::byte* place_of(const Entry& e) const;
   void drop(SliceId id);
@@ -130,6 +133,7 @@ class SliceStore {
   size_t cut_ = 0;
   size_t position_ = 0;                // of the consumer, in the schedule
   size_t pass_end_ = 0;
+  uint64_t pass_ = 0;                  // counts begin_pass
   size_t in_flight_ = 0;
   size_t max_in_flight_ = 0;
   size_t rows_left_ = 0;

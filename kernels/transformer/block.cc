@@ -137,9 +137,9 @@ bool ffn_branch(WalkContext& c, const BlockWeights& w, int64_t layer, int64_t n)
 
 bool embed_tokens(WalkContext& c, const MatrixRef& embedding, const int32_t* ids, int64_t n) noexcept {
   const int64_t stride = row_stride(c.hp.dim);
+  if (!c.source.prepare_rows(embedding, ids, n)) return false;
   for (int64_t t = 0; t < n; ++t) {
     const void* row = c.source.row(embedding, ids[t]);
-    if (row == nullptr) return false;
     c.table.dequant[static_cast<int>(embedding.type)](row, c.ws.x + t * stride, c.hp.dim);
   }
   tap(c, Tap::kHidden, 0, c.ws.x, n, c.hp.dim);

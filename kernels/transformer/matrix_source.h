@@ -25,7 +25,9 @@ class MatrixSource {
   // cancelled; what was computed is then worthless. Runs on the thread that walks the pass.
   virtual bool visit(const MatrixRef* refs, int n_refs, VisitFn fn, void* ctx) noexcept = 0;
 
-  // One row, for the embedding; null on failure. Valid until the next call on this source.
+  // Single rows, for the embedding: first all that will be asked for (false on failure), then each in that order. A row
+  // is valid until the next prepare_rows.
+  virtual bool prepare_rows(const MatrixRef& ref, const int32_t* rows, int64_t n) noexcept = 0;
   virtual const void* row(const MatrixRef& ref, int64_t row) noexcept = 0;
 };
 

@@ -5,3 +5,8 @@ sluice_test(scheduler_tests
     scheduler/sampler_test.cc
     scheduler/thread_pool_test.cc
   LIBS sluice_scheduler Boost::json)
+sluice_test(pass_tests
+  SOURCES
+    scheduler/pass_test.cc
+    scheduler/streaming_test.cc
+  LIBS sluice_scheduler)

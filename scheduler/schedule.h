@@ -1,0 +1,19 @@
+// The slices that a whole pass reads, in the order in which the maths asks for them. Pure; fixed at load.
+#pragma once
+
+#include <vector>
+
+#include "scheduler/model_loader.h"
+
+namespace sluice {
+
+struct Schedule {
+  std::vector<SliceId> slices;        // dense tensors of every block, then the head; experts are demand entries
+  size_t n_without_outputs = 0;       // where a pass ends that wants no logits: after the last block's keys and values
+  std::vector<SliceId> experts;       // asked for by the router, in file order
+  uint64_t bytes = 0;                 // of `slices`
+};
+
+Schedule make_schedule(const Model& model);
+
+}  // namespace sluice
