@@ -34,15 +34,19 @@ float rope_frequencies(const HParams& hp, const float* factors, int64_t call_len
     high = std::fmin(std::ceil(yarn_dimension(hp, context, hp.yarn_beta_slow)), dim - 1);
     if (high - low < 0.001) high = low + 0.001;
   }
+  // In f32 steps, as HF takes them: at position 30,000 the last bits of a frequency are seen.
+  const auto factor = static_cast<float>(hp.rope_factor);
   for (int64_t i = 0; i < half; ++i) {
-    double f = std::pow(theta, -2.0 * static_cast<double>(i) / dim);
-    if (factors != nullptr) f /= static_cast<double>(factors[i]);
-    if (hp.rope_scaling == RopeScaling::kLinear) f /= hp.rope_factor;
+    const float exponent = static_cast<float>(2 * i) / static_cast<float>(hp.rope_dim);
+    const auto wavelength = static_cast<float>(std::pow(theta, static_cast<double>(exponent)));
+    float f = 1.0f / wavelength;
+    if (factors != nullptr) f /= factors[i];
+    if (hp.rope_scaling == RopeScaling::kLinear) f /= factor;
     if (hp.rope_scaling == RopeScaling::kYarn) {
-      const double ramp = std::fmin(std::fmax((static_cast<double>(i) - low) / (high - low), 0), 1);
-      f = f / hp.rope_factor * ramp + f * (1 - ramp);
+      const auto ramp = static_cast<float>(std::fmin(std::fmax((static_cast<double>(i) - low) / (high - low), 0), 1));
+      f = 1.0f / (factor * wavelength) * ramp + f * (1.0f - ramp);
     }
-    inv_freq[i] = static_cast<float>(f);
+    inv_freq[i] = f;
   }
   if (hp.rope_scaling != RopeScaling::kYarn) return 1.0f;
   const double mscale = hp.rope_factor > 1 ? 1 + 0.1 * std::log(hp.rope_factor) : 1;
