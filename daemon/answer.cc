@@ -16,18 +16,20 @@ namespace {
 
 class WorkerAnswer final : public LongAnswer, public std::enable_shared_from_this<WorkerAnswer> {
  public:
-  WorkerAnswer(Worker& worker, std::function<HttpResponse()> make, std::string request_id)
-      : worker_(worker), make_(std::move(make)), request_id_(std::move(request_id)) {}
+  WorkerAnswer(Worker& worker, std::function<HttpResponse()> make, std::string request_id, bool large)
+      : worker_(worker), make_(std::move(make)), request_id_(std::move(request_id)), large_(large) {}
 
   void start(std::function<void()> wake) override {
-    worker_.post([self = shared_from_this(), wake = std::move(wake)] {
-      HttpResponse made = self->run();
-      {
-        const std::lock_guard lock(self->mutex_);
-        self->made_ = std::move(made);
-      }
-      wake();
-    });
+    worker_.post(
+        [self = shared_from_this(), wake = std::move(wake)] {
+          HttpResponse made = self->run();
+          {
+            const std::lock_guard lock(self->mutex_);
+            self->made_ = std::move(made);
+          }
+          wake();
+        },
+        large_);
   }
 
   AnswerStep next(SteadyClock::time_point now, bool /*can_chunk*/) override {
@@ -57,14 +59,15 @@ class WorkerAnswer final : public LongAnswer, public std::enable_shared_from_thi
   Worker& worker_;
   const std::function<HttpResponse()> make_;
   const std::string request_id_;
+  const bool large_;
   std::mutex mutex_;
   std::optional<HttpResponse> made_;   // guarded by mutex_
 };
 
 }  // namespace
 
-std::shared_ptr<LongAnswer> answer_on(Worker& worker, std::function<HttpResponse()> make, std::string request_id) {
-  return std::make_shared<WorkerAnswer>(worker, std::move(make), std::move(request_id));
+std::shared_ptr<LongAnswer> answer_on(Worker& worker, std::function<HttpResponse()> make, std::string request_id, bool large) {
+  return std::make_shared<WorkerAnswer>(worker, std::move(make), std::move(request_id), large);
 }
 
 HttpResponse json_response(int status, const boost::json::value& body) {

@@ -47,7 +47,9 @@ using Answer = std::variant<HttpResponse, std::shared_ptr<LongAnswer>>;
 
 class Worker;
 
-// An answer made on a worker thread. Not cancelled: such work is short and bounded.
-std::shared_ptr<LongAnswer> answer_on(Worker& worker, std::function<HttpResponse()> make, std::string request_id);
+// An answer made on a worker thread. Not cancelled: such work is short and bounded. `large`: see Worker::post.
+std::shared_ptr<LongAnswer> answer_on(Worker& worker, std::function<HttpResponse()> make, std::string request_id, bool large);
+// Bodies from this size on are large ones.
+inline constexpr size_t kLargeBody = 256u << 10;
 
 }  // namespace sluice

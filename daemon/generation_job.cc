@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/log.h"
+#include "daemon/answer.h"
 #include "daemon/choice_sink.h"
 
 namespace sluice {
@@ -68,7 +69,8 @@ void GenerationJob::start(std::function<void()> wake) {
     const std::lock_guard lock(mutex_);
     wake_ = std::move(wake);
   }
-  app_.worker.post([self = shared_from_this()] { self->prepare(); });
+  const bool large = body_.size() >= kLargeBody;
+  app_.worker.post([self = shared_from_this()] { self->prepare(); }, large);
 }
 
 void GenerationJob::cancel() {

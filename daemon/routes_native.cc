@@ -34,7 +34,8 @@ Answer on_worker(App& app, HttpRequest request, std::string id, Make make) {
   return answer_on(
       app.worker,
       [&app, request = std::move(request), id = std::move(id), make] { return respond(make(app, request, id), request.id); },
-      request_id);
+      request_id,
+      /*large=*/true);   // model headers are
 }
 
 json::object model_document(const App& app, const ModelEntry& entry) {

@@ -16,6 +16,7 @@ namespace json = boost::json;
 template <class Make>
 Answer on_worker(App& app, HttpRequest request, Make make) {
   const std::string id = request.id;
+  const bool large = request.body.size() >= kLargeBody;
   return answer_on(
       app.worker,
       [&app, request = std::move(request), make]() -> HttpResponse {
@@ -29,7 +30,8 @@ Answer on_worker(App& app, HttpRequest request, Make make) {
         if (!made) return error_response(std::move(made).error(), request.id);
         return std::move(made).value();
       },
-      id);
+      id,
+      large);
 }
 
 Result<std::shared_ptr<const ModelText>> text_of(App& app, const std::string& model) {

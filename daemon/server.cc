@@ -1,6 +1,7 @@
 #include "daemon/server.h"
 
 #include <fcntl.h>
+#include <malloc.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -32,6 +33,14 @@ void raise_file_limit() {
   if (::getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= kWantedFiles) return;
   limit.rlim_cur = std::min(limit.rlim_max, kWantedFiles);
   ::setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+// Large buffers are mappings of their own and go back to the kernel when freed; glibc would otherwise raise its
+// threshold after the first one and keep them. Few arenas: each keeps what its threads once needed.
+void keep_heap_small() {
+  ::mallopt(M_MMAP_THRESHOLD, 128 << 10);
+  ::mallopt(M_TRIM_THRESHOLD, 1 << 20);
+  ::mallopt(M_ARENA_MAX, 4);
 }
 
 // Written to a connection we will not serve; it may not fit, which is then the client's answer too.
@@ -98,6 +107,7 @@ Result<std::unique_ptr<Server>> Server::create(ServerOptions options) {
   std::unique_ptr<Server> server(new Server());
   Impl& impl = *server->impl_;
   raise_file_limit();
+  keep_heap_small();
   std::signal(SIGPIPE, SIG_IGN);
   const int threads = options.n_threads;
   impl.app = std::make_unique<App>(std::move(options), threads);

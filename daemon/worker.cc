@@ -1,5 +1,7 @@
 #include "daemon/worker.h"
 
+#include <malloc.h>
+
 #include <exception>
 #include <utility>
 
@@ -20,17 +22,17 @@ Worker::~Worker() {
   for (std::thread& t : threads_) t.join();
 }
 
-void Worker::post(std::function<void()> job) {
+void Worker::post(std::function<void()> job, bool large) {
   {
     const std::lock_guard lock(mutex_);
-    jobs_.push_back(std::move(job));
+    jobs_.push_back({std::move(job), large});
   }
   changed_.notify_one();
 }
 
 void Worker::run() {
   for (;;) {
-    std::function<void()> job;
+    Job job;
     {
       std::unique_lock lock(mutex_);
       changed_.wait(lock, [this] { return stopping_ || !jobs_.empty(); });
@@ -39,10 +41,12 @@ void Worker::run() {
       jobs_.pop_front();
     }
     try {
-      job();
+      job.run();
     } catch (const std::exception& e) {
       spdlog::error("a worker job failed: {}", e.what());
     }
+    job.run = nullptr;
+    if (job.large) ::malloc_trim(0);
   }
 }
 

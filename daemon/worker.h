@@ -19,15 +19,20 @@ class Worker {
   Worker(const Worker&) = delete;
   Worker& operator=(const Worker&) = delete;
 
-  // Any thread. An exception that leaves `job` is logged.
-  void post(std::function<void()> job);
+  // Any thread. An exception that leaves `job` is logged. `large`: it needs much memory for a moment; what the heap kept
+  // of it is given back afterwards.
+  void post(std::function<void()> job, bool large = false);
 
  private:
   void run();
 
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::deque<std::function<void()>> jobs_;   // guarded by mutex_
+  struct Job {
+    std::function<void()> run;
+    bool large = false;
+  };
+  std::deque<Job> jobs_;                     // guarded by mutex_
   bool stopping_ = false;                    // guarded by mutex_
   std::vector<std::thread> threads_;
 };
