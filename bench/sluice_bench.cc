@@ -12,7 +12,12 @@
 #include <cstdio>
 #include <random>
 
+#include "base/bytes.h"
+#include "bench/process_memory.h"
 #include "scheduler/pass.h"
+#include "scheduler/plan.h"
+#include "scheduler/streamed_source.h"
+#include "storage/pin_order.h"
 
 namespace sluice {
 namespace {
@@ -25,6 +30,20 @@ struct Options {
   int64_t chunk = 256;
   int rounds = 1;
   bool json = false;
+  std::string budget;                // empty: no limit, the mapping is used
+  std::string io = "auto";
+  int io_threads = 4;
+  double virtual_disk = 0;           // bytes per second; 0: the real disk
+  double io_replay_s = 0;            // > 0: only the reads of that many seconds of passes
+};
+
+// A model that streams under a budget.
+struct Streaming {
+  Schedule schedule;
+  Plan plan;
+  Reservation fixed;
+  std::unique_ptr<SliceStore> store;
+  std::unique_ptr<StreamedSource> source;
 };
 
 struct Summary {
@@ -81,7 +100,74 @@ Result<void> one_round(Pass& pass, const KvPool& kv_pool, std::span<const TokenI
   return success();
 }
 
-void print_json(const Options& o, const Model& model, const Measured& m, int threads) {
+Result<IoMode> io_mode(const Options& o) {
+  if (o.virtual_disk > 0) return IoMode::kVirtual;
+  if (o.io == "auto" || o.io == "direct") return IoMode::kDirect;
+  if (o.io == "buffered") return IoMode::kBuffered;
+  return Error{"invalid_request", fmt::format("--io {} is not known; allowed: auto, direct, buffered", o.io)};
+}
+
+// Divides the budget and opens the store. `pass_bytes`: the workspace; `kv_bytes`: the longest sequence's pages.
+Result<std::unique_ptr<Streaming>> open_streaming(const Model& model, const Options& o, Budget& budget, uint64_t pass_bytes,
+                                                  uint64_t kv_bytes) {
+  auto s = std::make_unique<Streaming>();
+  s->schedule = make_schedule(model);
+  SLUICE_TRY(const IoMode mode, io_mode(o));
+  SliceStoreOptions store_options;
+  store_options.io = {mode, o.io_threads, o.virtual_disk};
+  std::vector<const File*> files;
+  for (const File& f : model.files()) files.push_back(&f);
+  PlanNeeds needs;
+  needs.fixed_bytes = process_resident_bytes();
+  needs.activation_bytes = pass_bytes;
+  needs.kv_bytes = kv_bytes;
+  const auto order = make_pin_order({}, s->schedule.slices, s->schedule.experts);
+  needs.slot_bytes = SliceStore::slot_bytes_of(model.slices());
+  needs.weight_bytes = SliceStore::pin_bytes_of(model.slices(), order);
+  SLUICE_TRY(s->plan, make_plan(budget.limit(), needs));
+  SLUICE_TRY(s->fixed, budget.reserve(needs.fixed_bytes + s->plan.headroom_bytes, MemoryClass::kFixed));
+  store_options.ring_bytes = s->plan.ring_bytes;
+  SLUICE_TRY(s->store, SliceStore::create(files, model.slices(), s->schedule.slices, order, store_options, budget));
+  SLUICE_TRY(s->store->set_cut(s->store->cut_for(s->plan.pin_bytes)));
+  s->source = std::make_unique<StreamedSource>(model, s->schedule, *s->store);
+  return s;
+}
+
+// The reads of one pass in their order, with nothing computed.
+bool replay_pass(const Model& model, StreamedSource& source) {
+  const CancelToken never;
+  source.begin_walk(never, true);
+  auto visit = [&](std::initializer_list<const kernels::MatrixRef*> refs) {
+    kernels::MatrixRef present[4];
+    int n = 0;
+    for (const auto* r : refs) {
+      if (r->present()) present[n++] = *r;
+    }
+    return n == 0 || source.visit(present, n, [](void*, const kernels::RowSlice*, int) {}, nullptr);
+  };
+  for (const auto& w : model.blocks()) {
+    if (!visit({&w.wq, &w.wk, &w.wv}) || !visit({&w.wo}) || !visit({&w.router}) || !visit({&w.w1, &w.w3}) || !visit({&w.w2})) return false;
+  }
+  return visit({&model.output_head()});
+}
+
+Result<boost::json::object> replay(const Model& model, Streaming& s, double seconds) {
+  if (!replay_pass(model, *s.source)) return s.source->failure();       // the pins fill
+  const uint64_t before = s.store->stats().streamed_bytes;
+  const auto start = std::chrono::steady_clock::now();
+  int passes = 0;
+  while (seconds_since(start) < seconds) {
+    if (!replay_pass(model, *s.source)) return s.source->failure();
+    ++passes;
+  }
+  const double elapsed = seconds_since(start);
+  const auto bytes = static_cast<double>(s.store->stats().streamed_bytes - before);
+  return boost::json::object{{"bytes_per_s", bytes / elapsed},
+                             {"streamed_bytes_per_pass", passes > 0 ? bytes / passes : 0.0},
+                             {"passes", passes}};
+}
+
+void print_json(const Options& o, const Model& model, const Measured& m, int threads, const boost::json::object& more) {
   auto block = [](const std::vector<double>& xs) {
     const Summary s = summarise(xs);
     return boost::json::object{{"tok_per_s", s.median}, {"low", s.low}, {"high", s.high}};
@@ -98,16 +184,18 @@ void print_json(const Options& o, const Model& model, const Measured& m, int thr
                           {"prefill", block(m.prefill)},
                           {"decode", block(m.decode)},
                           {"peak_rss_bytes", peak_rss_bytes()}};
+  for (const auto& kv : more) doc[kv.key()] = kv.value();
   fmt::print("{}\n", boost::json::serialize(doc));
 }
 
-void print_text(const Options& o, const Model& model, const Measured& m, int threads) {
+void print_text(const Options& o, const Model& model, const Measured& m, int threads, const boost::json::object& more) {
   const Summary p = summarise(m.prefill);
   const Summary d = summarise(m.decode);
   fmt::print("{} {}  {} threads  {}\n", model.name(), model.quantization(), threads, kernels::kernels().name);
   fmt::print("prefill {:5d} tok  {:8.2f} tok/s  ({:.2f}..{:.2f}, {} rounds)\n", o.prompt, p.median, p.low, p.high, o.rounds);
   fmt::print("decode  {:5d} tok  {:8.2f} tok/s  ({:.2f}..{:.2f}, {} rounds)\n", o.gen, d.median, d.low, d.high, o.rounds);
   fmt::print("peak RSS {:.0f} MiB\n", static_cast<double>(peak_rss_bytes()) / 1048576);
+  for (const auto& kv : more) fmt::print("{} {}\n", std::string_view(kv.key()), boost::json::serialize(kv.value()));
 }
 
 Result<void> bench(const Options& o) {
@@ -117,13 +205,32 @@ Result<void> bench(const Options& o) {
   if (total < 1 || total > model->hparams().max_seq_len) {
     return Error{"invalid_request", fmt::format("--prompt + --gen is {}, allowed 1..{}", total, model->hparams().max_seq_len)};
   }
-  Budget budget;
+  uint64_t limit = Budget::kUnlimited;
+  if (!o.budget.empty()) {
+    SLUICE_TRY(limit, parse_size(o.budget));
+  }
+  Budget budget(limit);
   ThreadPool pool(o.threads);
   PassOptions pass_options;
   pass_options.max_tokens = std::clamp<int64_t>(o.chunk, 1, std::max<int64_t>(o.prompt, 1));
   pass_options.max_seq_len = total;
   pass_options.max_outputs = 1;
-  SLUICE_TRY(auto pass, Pass::create(model, pass_options, budget, pool));
+  std::unique_ptr<Streaming> streaming;
+  if (limit != Budget::kUnlimited || o.virtual_disk > 0) {
+    const auto& hp = model->hparams();
+    const auto layout = kernels::KvLayout::of(hp, kernels::KvType::kF16);
+    const auto kv_pages = static_cast<uint64_t>((total + kernels::kPageTokens - 1) / kernels::kPageTokens);
+    const kernels::WorkspaceShape shape{pass_options.max_tokens, total, 1, pool.n_threads()};
+    SLUICE_TRY(streaming, open_streaming(*model, o, budget, kernels::workspace_bytes(hp, shape),
+                                         kv_pages * static_cast<uint64_t>(layout.page_bytes())));
+  }
+  if (o.io_replay_s > 0) {
+    if (!streaming) return Error{"invalid_request", "--io-replay needs --budget: without one nothing is streamed"};
+    SLUICE_TRY(auto replayed, replay(*model, *streaming, o.io_replay_s));
+    fmt::print("{}\n", boost::json::serialize(boost::json::object{{"schema", "sluice.bench.v1"}, {"replay", std::move(replayed)}}));
+    return success();
+  }
+  SLUICE_TRY(auto pass, Pass::create(model, pass_options, budget, pool, streaming ? streaming->source.get() : nullptr));
   const KvPool kv_pool(pass->kv_layout(), budget);
   std::mt19937 rng(1);
   std::vector<TokenId> ids(static_cast<size_t>(total));
@@ -135,10 +242,31 @@ Result<void> bench(const Options& o) {
   small.prompt = std::min<int64_t>(o.prompt, 32);
   small.gen = std::min<int64_t>(o.gen, 4);
   SLUICE_TRY(one_round(*pass, kv_pool, ids, small, warm_up));
+  const SliceStoreStats before = streaming ? streaming->store->stats() : SliceStoreStats{};
+  const auto start = std::chrono::steady_clock::now();
   for (int round = 0; round < o.rounds; ++round) {
     SLUICE_TRY(one_round(*pass, kv_pool, ids, o, m));
   }
-  (o.json ? print_json : print_text)(o, *model, m, pool.n_threads());
+  boost::json::object more;
+  if (streaming) {
+    const double elapsed = seconds_since(start);
+    const SliceStoreStats after = streaming->store->stats();
+    const auto streamed = static_cast<double>(after.streamed_bytes - before.streamed_bytes);
+    const double busy = after.io.busy_s - before.io.busy_s;
+    const auto per_pass = static_cast<double>(streaming->store->pin_bytes(after.n_slices) - streaming->store->pin_bytes(after.cut));
+    const double disk = busy > 0 ? streamed / busy : 0;
+    more = {{"budget_bytes", budget.limit()},
+            {"used_bytes", budget.used()},
+            {"floor_bytes", streaming->plan.floor_bytes},
+            {"pinned_bytes", after.pinned_bytes},
+            {"ring_bytes", streaming->store->ring_bytes()},
+            {"io", io_mode_name(streaming->store->io_mode())},
+            {"streamed_bytes_per_token", per_pass},
+            {"disk_bytes_per_s", disk},
+            {"stall_ratio", (after.stall_s - before.stall_s) / elapsed},
+            {"bound_tok_per_s", per_pass > 0 ? disk / per_pass : 0.0}};
+  }
+  (o.json ? print_json : print_text)(o, *model, m, pool.n_threads(), more);
   return success();
 }
 
@@ -154,6 +282,11 @@ int main(int argc, char** argv) {
   app.add_option("--gen", o.gen, "tokens to decode")->check(CLI::Range(0, 1 << 20));
   app.add_option("--chunk", o.chunk, "prompt tokens per walk")->check(CLI::Range(1, 4096));
   app.add_option("--rounds", o.rounds, "repetitions; the median is reported")->check(CLI::Range(1, 1000));
+  app.add_option("--budget", o.budget, "memory that all of it may take: 600M, 1.5G (default: no limit)");
+  app.add_option("--io", o.io, "auto, direct or buffered");
+  app.add_option("--io-threads", o.io_threads, "reads in flight")->check(CLI::Range(1, 64));
+  app.add_option("--io-replay", o.io_replay_s, "SECONDS of a pass's reads with compute off")->check(CLI::Range(0.0, 3600.0));
+  app.add_option("--virtual-disk", o.virtual_disk, "BYTES_PER_S: pace reads of a file that is in the page cache");
   app.add_flag("--json", o.json, "one JSON document");
   CLI11_PARSE(app, argc, argv);
   if (auto done = sluice::bench(o); !done) {

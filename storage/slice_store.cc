@@ -29,15 +29,30 @@ Result<std::byte*> map_anonymous(uint64_t bytes) {
 
 }  // namespace
 
+uint64_t SliceStore::slot_bytes_of(const SliceIndex& index) {
+  uint64_t most = 0;
+  for (const Slice& s : index.slices()) most = std::max(most, align_up(s.file_offset + s.n_bytes) - align_down(s.file_offset));
+  return most;
+}
+
+uint64_t SliceStore::pin_bytes_of(const SliceIndex& index, std::span<const SliceId> order) {
+  uint64_t sum = 0;
+  for (const SliceId id : order) {
+    const Slice& s = index[id];
+    sum += align_up(s.file_offset + s.n_bytes) - align_down(s.file_offset);
+  }
+  return sum;
+}
+
 SliceStore::SliceStore(const SliceIndex& index, std::vector<SliceId> schedule, std::vector<SliceId> pin_order)
     : index_(index), schedule_(std::move(schedule)), pin_order_(std::move(pin_order)) {
   entries_.resize(index_.slices().size());
+  slot_bytes_ = slot_bytes_of(index_);
   for (SliceId id = 0; id < entries_.size(); ++id) {
     const Slice& s = index_[id];
     Entry& e = entries_[id];
     e.read_offset = align_down(s.file_offset);
     e.read_bytes = align_up(s.file_offset + s.n_bytes) - e.read_offset;
-    slot_bytes_ = std::max(slot_bytes_, e.read_bytes);
   }
   for (uint32_t i = 0; i < schedule_.size(); ++i) entries_[schedule_[i]].place = i;
   pin_offset_.push_back(0);

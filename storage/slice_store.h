@@ -74,6 +74,9 @@ class SliceStore {
   // border); a growth when it is charged: pins then fill as passes read them. Errors: budget_exceeded.
   Result<void> set_cut(size_t n);
 
+  // The same, before a store exists: the size of a slot, and the pin memory of all slices of an order.
+  static uint64_t slot_bytes_of(const SliceIndex& index);
+  static uint64_t pin_bytes_of(const SliceIndex& index, std::span<const SliceId> order);
   uint64_t slot_bytes() const { return slot_bytes_; }
   uint64_t ring_bytes() const { return slot_bytes_ * slots_.size(); }
   IoMode io_mode() const { return io_->mode(); }
