@@ -28,9 +28,12 @@ int report_error(const Error& e, bool json) {
     print_line(stderr, error_line(e));
     return 1;
   }
-  bj::object error{{"code", e.code}, {"message", e.what}, {"file", to_valid_utf8(e.file)}, {"field", e.field}};
+  bj::object error{
+      {"code", e.code}, {"message", e.what}, {"file", to_valid_utf8(e.file)}, {"field", e.field}};
   if (e.offset != Error::kNoOffset) error["offset"] = e.offset;
-  print_line(stdout, bj::serialize(bj::object{{"schema", "sluice.check.v1"}, {"ok", false}, {"error", std::move(error)}}));
+  print_line(stdout,
+             bj::serialize(bj::object{
+                 {"schema", "sluice.check.v1"}, {"ok", false}, {"error", std::move(error)}}));
   return 1;
 }
 
@@ -56,11 +59,13 @@ void report_json(const CheckedModel& model, const std::string& path) {
 void report_text(const CheckedModel& model, const std::string& path) {
   const kernels::HParams& h = model.hparams;
   const std::string shown = escape_text(path, 4096);
-  std::string line = shown + ": ok: " + architecture_name(h.arch) + ", " + quantization_name(model.file) + ", " +
-                     std::to_string(h.n_layers) + " blocks, context " + std::to_string(h.max_seq_len) + ", " +
-                     std::to_string(h.vocab_size) + " tokens, " + std::to_string(model.file.tensors().size()) + " tensors, " +
-                     format_bytes(total_bytes(model.file));
-  if (model.file.parts().size() > 1) line += " in " + std::to_string(model.file.parts().size()) + " parts";
+  std::string line =
+      shown + ": ok: " + architecture_name(h.arch) + ", " + quantization_name(model.file) + ", " +
+      std::to_string(h.n_layers) + " blocks, context " + std::to_string(h.max_seq_len) + ", " +
+      std::to_string(h.vocab_size) + " tokens, " + std::to_string(model.file.tensors().size()) +
+      " tensors, " + format_bytes(total_bytes(model.file));
+  if (model.file.parts().size() > 1)
+    line += " in " + std::to_string(model.file.parts().size()) + " parts";
   print_line(stdout, line);
   for (const std::string& w : model.file.warnings()) print_line(stdout, shown + ": warning: " + w);
 }

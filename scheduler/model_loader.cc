@@ -21,11 +21,13 @@ struct FileType {
   const char* name;
 };
 constexpr FileType kFileTypes[] = {
-    {0, "F32"},      {1, "F16"},      {2, "Q4_0"},    {3, "Q4_1"},    {7, "Q8_0"},     {8, "Q5_0"},     {9, "Q5_1"},
-    {10, "Q2_K"},    {11, "Q3_K_S"},  {12, "Q3_K_M"}, {13, "Q3_K_L"}, {14, "Q4_K_S"},  {15, "Q4_K_M"},  {16, "Q5_K_S"},
-    {17, "Q5_K_M"},  {18, "Q6_K"},    {19, "IQ2_XXS"}, {20, "IQ2_XS"}, {21, "Q2_K_S"}, {22, "IQ3_XS"},  {23, "IQ3_XXS"},
-    {24, "IQ1_S"},   {25, "IQ4_NL"},  {26, "IQ3_S"},  {27, "IQ3_M"},  {28, "IQ2_S"},   {29, "IQ2_M"},   {30, "IQ4_XS"},
-    {31, "IQ1_M"},   {32, "BF16"},    {36, "TQ1_0"},  {37, "TQ2_0"},  {38, "MXFP4"},
+    {0, "F32"},      {1, "F16"},      {2, "Q4_0"},    {3, "Q4_1"},    {7, "Q8_0"},
+    {8, "Q5_0"},     {9, "Q5_1"},     {10, "Q2_K"},   {11, "Q3_K_S"}, {12, "Q3_K_M"},
+    {13, "Q3_K_L"},  {14, "Q4_K_S"},  {15, "Q4_K_M"}, {16, "Q5_K_S"}, {17, "Q5_K_M"},
+    {18, "Q6_K"},    {19, "IQ2_XXS"}, {20, "IQ2_XS"}, {21, "Q2_K_S"}, {22, "IQ3_XS"},
+    {23, "IQ3_XXS"}, {24, "IQ1_S"},   {25, "IQ4_NL"}, {26, "IQ3_S"},  {27, "IQ3_M"},
+    {28, "IQ2_S"},   {29, "IQ2_M"},   {30, "IQ4_XS"}, {31, "IQ1_M"},  {32, "BF16"},
+    {36, "TQ1_0"},   {37, "TQ2_0"},   {38, "MXFP4"},
 };
 
 std::string file_stem(const std::string& path) {
@@ -38,15 +40,21 @@ std::string file_stem(const std::string& path) {
 std::string value_text(const GgufFile& file, const GgufValue& v) {
   constexpr size_t kMaxText = 1024;
   switch (v.type) {
-    case GgufValueType::kArray: return fmt::format("[{} {}]", v.count, gguf_value_type_name(v.elem_type));
-    case GgufValueType::kString: return escape_text(*file.string(v.key), kMaxText);
-    case GgufValueType::kBool: return *file.boolean(v.key) ? "true" : "false";
-    case GgufValueType::kF32: return fmt::format("{}", static_cast<float>(*file.real(v.key)));
-    case GgufValueType::kF64: return fmt::format("{}", *file.real(v.key));
-    default: break;
+    case GgufValueType::kArray:
+      return fmt::format("[{} {}]", v.count, gguf_value_type_name(v.elem_type));
+    case GgufValueType::kString:
+      return escape_text(*file.string(v.key), kMaxText);
+    case GgufValueType::kBool:
+      return *file.boolean(v.key) ? "true" : "false";
+    case GgufValueType::kF32:
+      return fmt::format("{}", static_cast<float>(*file.real(v.key)));
+    case GgufValueType::kF64:
+      return fmt::format("{}", *file.real(v.key));
+    default:
+      break;
   }
   if (const auto n = file.uint(v.key)) return std::to_string(*n);
-  GgufValue as_array = v;   // a negative integer
+  GgufValue as_array = v;  // a negative integer
   as_array.elem_type = v.type;
   return std::to_string(static_cast<int64_t>(GgufFile::array_uint(as_array, 0)));
 }
@@ -74,7 +82,7 @@ SlicedTensor sliced_matrix(const GgufTensor& t, bool stack) {
   s.is_expert_stack = stack;
   const GgufTensorTypeInfo type = gguf_tensor_type(t.type_id);
   s.row_bytes = t.dims[0] / type.group_size;
-  s.row_bytes *= type.group_bytes;   // no more than the tensor's bytes, which the reader has checked
+  s.row_bytes *= type.group_bytes;  // no more than the tensor's bytes, which the reader has checked
   s.part = t.part;
   s.file_offset = t.file_offset;
   return s;
@@ -88,7 +96,7 @@ const char* architecture_name(kernels::Architecture arch) {
 }
 
 std::string quantization_name(const GgufFile& file) {
-  constexpr uint64_t kGuessed = 1024;   // a flag llama.cpp adds to types it inferred itself
+  constexpr uint64_t kGuessed = 1024;  // a flag llama.cpp adds to types it inferred itself
   if (const auto id = file.uint("general.file_type")) {
     for (const FileType& t : kFileTypes) {
       if (t.id == (*id & ~kGuessed)) return t.name;
@@ -149,7 +157,8 @@ class ModelLoader {
     Model& m = *model_;
     m.path_ = file_.path();
     const auto name = file_.string("general.name");
-    m.name_ = name && !name->empty() ? to_valid_utf8(name->substr(0, 256)) : file_stem(file_.path());
+    m.name_ =
+        name && !name->empty() ? to_valid_utf8(name->substr(0, 256)) : file_stem(file_.path());
     m.quant_ = quantization_name(file_);
     m.header_hash_ = file_.header_hash();
     for (const GgufPart& part : file_.parts()) m.file_bytes_ += part.file_bytes;
@@ -157,7 +166,10 @@ class ModelLoader {
     m.warnings_.assign(file_.warnings().begin(), file_.warnings().end());
     m.tensors_.reserve(file_.tensors().size());
     for (const GgufTensor& t : file_.tensors()) {
-      TensorListing listing{.name = std::string(t.name), .type = gguf_tensor_type(t.type_id).name, .n_dims = t.n_dims, .n_bytes = t.n_bytes};
+      TensorListing listing{.name = std::string(t.name),
+                            .type = gguf_tensor_type(t.type_id).name,
+                            .n_dims = t.n_dims,
+                            .n_bytes = t.n_bytes};
       std::copy(std::begin(t.dims), std::end(t.dims), std::begin(listing.dims));
       m.tensors_.push_back(std::move(listing));
     }
@@ -166,10 +178,12 @@ class ModelLoader {
   Result<void> load_tensors() {
     Model& m = *model_;
     const kernels::HParams& h = m.hparams_;
-    // Only matrices are sliced: small tensors live on as f32, and tensors that nothing uses are never read.
+    // Only matrices are sliced: small tensors live on as f32, and tensors that nothing uses are
+    // never read.
     m.sliced_.resize(file_.tensors().size());
     m.embedding_ = matrix("token_embd.weight", false);
-    m.head_ = file_.find_tensor("output.weight") != nullptr ? matrix("output.weight", false) : m.embedding_;
+    m.head_ = file_.find_tensor("output.weight") != nullptr ? matrix("output.weight", false)
+                                                            : m.embedding_;
     SLUICE_TRY(m.output_norm_, vector("output_norm.weight"));
     SLUICE_TRY(m.rope_factors_, vector("rope_freqs.weight"));
     const std::vector<BlockTensor> rules = block_tensors(h);
@@ -191,7 +205,7 @@ class ModelLoader {
 
   MatrixRef matrix(const std::string& name, bool stack) {
     const GgufTensor* t = file_.find_tensor(name);
-    SLUICE_CHECK(t != nullptr);   // check_tensors saw it
+    SLUICE_CHECK(t != nullptr);  // check_tensors saw it
     const auto index = static_cast<size_t>(t - file_.tensors().data());
     model_->sliced_[index] = sliced_matrix(*t, stack);
     model_->weight_bytes_ += t->n_bytes;
@@ -208,7 +222,8 @@ class ModelLoader {
     SLUICE_TRY(std::vector<float> values, read_float_tensor(file_, *t));
     model_->weight_bytes_ += t->n_bytes;
     model_->small_.push_back(std::move(values));
-    return static_cast<const float*>(model_->small_.back().data());   // moving the outer vector keeps it
+    return static_cast<const float*>(
+        model_->small_.back().data());  // moving the outer vector keeps it
   }
 
   // The header was read a while ago; a file written to since then is not the one that was checked.
@@ -216,7 +231,10 @@ class ModelLoader {
     for (const GgufPart& part : file_.parts()) {
       SLUICE_TRY(const FileIdentity now, part.file.identity());
       if (now.size == part.identity.size && now.mtime_ns == part.identity.mtime_ns) continue;
-      return Error{.code = "model_changed", .what = "the file was written to while it was loaded", .hint = "load it again", .file = part.path};
+      return Error{.code = "model_changed",
+                   .what = "the file was written to while it was loaded",
+                   .hint = "load it again",
+                   .file = part.path};
     }
     return success();
   }
@@ -251,13 +269,17 @@ Result<void> Model::still_unchanged() const {
     SLUICE_TRY(const FileIdentity now, files_[i].identity());
     // ctime is no sign: renaming or unlinking the file changes it and leaves the bytes alone.
     if (now.size != then.size || now.mtime_ns != then.mtime_ns) {
-      return Error{.code = "io.changed",
-                   .what = fmt::format("the file was written to after it was loaded ({} bytes then, {} now)", then.size, now.size),
-                   .hint = "load the model again",
-                   .file = part_paths_[i]};
+      return Error{
+          .code = "io.changed",
+          .what = fmt::format("the file was written to after it was loaded ({} bytes then, {} now)",
+                              then.size,
+                              now.size),
+          .hint = "load the model again",
+          .file = part_paths_[i]};
     }
     struct stat st {};
-    if (::stat(part_paths_[i].c_str(), &st) == 0 && st.st_dev == then.dev && st.st_ino == then.ino) continue;
+    if (::stat(part_paths_[i].c_str(), &st) == 0 && st.st_dev == then.dev && st.st_ino == then.ino)
+      continue;
     return Error{.code = "model_changed",
                  .what = "replaced on disk: what is loaded stays as it was",
                  .hint = "load the model again to use the new file",

@@ -1,5 +1,5 @@
-// The steps of check_model(): what the numbers of a GGUF header mean, and whether they agree with each other.
-// Internal to model_loader; each step is pure and maps nothing.
+// The steps of check_model(): what the numbers of a GGUF header mean, and whether they agree with
+// each other. Internal to model_loader; each step is pure and maps nothing.
 #pragma once
 
 #include <cstdint>
@@ -16,8 +16,9 @@
 
 namespace sluice {
 
-// Things that are well-formed but that this program cannot compute. They are refused only after every structural
-// check has passed: a broken file is called broken, not unsupported. The first one found is reported.
+// Things that are well-formed but that this program cannot compute. They are refused only after
+// every structural check has passed: a broken file is called broken, not unsupported. The first one
+// found is reported.
 class Unsupported {
  public:
   void note(Error e) {
@@ -39,8 +40,12 @@ class KeyReader {
   Result<std::optional<double>> real(const std::string& key, double lo, double hi) const;
   Result<std::optional<bool>> boolean(const std::string& key) const;
   Result<std::optional<std::string_view>> string(const std::string& key) const;
-  // A whole number, or an array of one for each block, all equal. Errors: also model_unsupported for unequal ones.
-  Result<std::optional<uint64_t>> per_block(const std::string& key, uint64_t n_blocks, uint64_t lo, uint64_t hi) const;
+  // A whole number, or an array of one for each block, all equal. Errors: also model_unsupported
+  // for unequal ones.
+  Result<std::optional<uint64_t>> per_block(const std::string& key,
+                                            uint64_t n_blocks,
+                                            uint64_t lo,
+                                            uint64_t hi) const;
   // One error for all keys of the list that the file lacks: gguf.missing_key.
   Result<void> require(const std::vector<std::string>& keys) const;
 
@@ -52,27 +57,39 @@ class KeyReader {
 // The sizes that tensor shapes are made of, besides those of HParams.
 struct ModelSizes {
   kernels::HParams hparams;
-  int64_t value_dim = 0;       // rows of V for each head; differs from head_dim only in unsupported models
+  int64_t value_dim =
+      0;  // rows of V for each head; differs from head_dim only in unsupported models
 };
 
 Result<ModelSizes> read_hparams(const GgufFile& file, Unsupported& unsupported);
 Result<VocabSource> read_vocab(const GgufFile& file, Unsupported& unsupported);
-Result<void> check_tensors(const GgufFile& file, const ModelSizes& sizes, uint64_t n_tokens, Unsupported& unsupported);
+Result<void> check_tensors(const GgufFile& file,
+                           const ModelSizes& sizes,
+                           uint64_t n_tokens,
+                           Unsupported& unsupported);
 
 // GGUF's tensor names. One table serves the checks and the loading.
 enum class TensorRole : uint8_t { kNorm, kBias, kMatrix, kExpertStack };
 enum class TensorNeed : uint8_t {
   kRequired,
-  kAllOrNone,      // in every block, or in none
+  kAllOrNone,  // in every block, or in none
 };
 enum class TensorSize : uint8_t {
-  kDim, kHidden, kQueryRows, kKeyRows, kValueRows, kAttentionCols, kHeadDim, kExperts, kExpertHidden,
+  kDim,
+  kHidden,
+  kQueryRows,
+  kKeyRows,
+  kValueRows,
+  kAttentionCols,
+  kHeadDim,
+  kExperts,
+  kExpertHidden,
 };
 struct BlockTensor {
-  const char* suffix;            // after "blk.N."
+  const char* suffix;  // after "blk.N."
   TensorRole role;
   TensorSize cols;
-  TensorSize rows;               // matrices and stacks
+  TensorSize rows;  // matrices and stacks
   TensorNeed need;
   kernels::MatrixRef kernels::BlockWeights::*matrix = nullptr;
   const float* kernels::BlockWeights::*vector = nullptr;

@@ -1,4 +1,5 @@
-// The tokenizer's metadata: arrays of the right type and length, ids inside the vocabulary, merges of known tokens.
+// The tokenizer's metadata: arrays of the right type and length, ids inside the vocabulary, merges
+// of known tokens.
 #include <fmt/format.h>
 #include <xxhash.h>
 
@@ -18,9 +19,21 @@ constexpr uint64_t kMaxTokens = 1u << 24;
 constexpr uint64_t kMaxTemplateBytes = 1u << 20;
 constexpr uint64_t kMaxTokenType = 6;
 
-// Pre-tokenizers of byte-level BPE, by the names that files use: those daemon/text/pretokenizer knows.
+// Pre-tokenizers of byte-level BPE, by the names that files use: those daemon/text/pretokenizer
+// knows.
 constexpr std::string_view kPreTokenizers[] = {
-    "qwen2", "deepseek-r1-qwen", "llama-bpe", "llama3", "llama-v3", "gpt-2", "gpt2", "default", "", "tekken", "smollm", "starcoder",
+    "qwen2",
+    "deepseek-r1-qwen",
+    "llama-bpe",
+    "llama3",
+    "llama-v3",
+    "gpt-2",
+    "gpt2",
+    "default",
+    "",
+    "tekken",
+    "smollm",
+    "starcoder",
 };
 
 // Seeded for each process, so that no vocabulary can be made to collide on purpose.
@@ -29,19 +42,22 @@ size_t hash_text(std::string_view s) {
   return XXH3_64bits_withSeed(s.data(), s.size(), seed);
 }
 
-// The set of token texts: open addressing over the positions of the tokens in the array, so that 10^5 tokens
-// cost one allocation and no copies.
+// The set of token texts: open addressing over the positions of the tokens in the array, so that
+// 10^5 tokens cost one allocation and no copies.
 class TokenSet {
  public:
-  explicit TokenSet(const GgufValue& tokens) : base_(tokens.bytes.data()), slots_(std::bit_ceil(tokens.count * 2 + 2), 0) {
+  explicit TokenSet(const GgufValue& tokens)
+      : base_(tokens.bytes.data()), slots_(std::bit_ceil(tokens.count * 2 + 2), 0) {
     const size_t mask = slots_.size() - 1;
     GgufStringArray strings = GgufFile::array_strings(tokens);
     while (const auto token = strings.next()) {
       size_t slot = hash_text(*token) & mask;
-      // Among equal tokens one entry is enough, which also keeps a vocabulary of equal tokens linear.
+      // Among equal tokens one entry is enough, which also keeps a vocabulary of equal tokens
+      // linear.
       while (slots_[slot] != 0 && text(slots_[slot]) != *token) slot = (slot + 1) & mask;
       const auto* start = reinterpret_cast<const std::byte*>(token->data());
-      slots_[slot] = static_cast<uint32_t>(start - base_);  // >= 8: a length stands before it. Headers end at 64 MiB
+      slots_[slot] = static_cast<uint32_t>(
+          start - base_);  // >= 8: a length stands before it. Headers end at 64 MiB
     }
   }
 
@@ -61,26 +77,35 @@ class TokenSet {
     return {reinterpret_cast<const char*>(base_) + position, static_cast<size_t>(n)};
   }
   const std::byte* base_;
-  std::vector<uint32_t> slots_;   // position of the text in the array's bytes; 0: free
+  std::vector<uint32_t> slots_;  // position of the text in the array's bytes; 0: free
   std::string joined_;
 };
 
 Error array_error(const GgufFile& file, const GgufValue& v, const char* allowed) {
-  return file.refuse(&v,
-                     v.key,
-                     v.type == GgufValueType::kArray
-                         ? fmt::format("found an array of {} {}, allowed {}", v.count, gguf_value_type_name(v.elem_type), allowed)
-                         : fmt::format("found type {}, allowed {}", gguf_value_type_name(v.type), allowed),
-                     "gguf.key_type");
+  return file.refuse(
+      &v,
+      v.key,
+      v.type == GgufValueType::kArray
+          ? fmt::format("found an array of {} {}, allowed {}",
+                        v.count,
+                        gguf_value_type_name(v.elem_type),
+                        allowed)
+          : fmt::format("found type {}, allowed {}", gguf_value_type_name(v.type), allowed),
+      "gguf.key_type");
 }
 
 bool is_array_of(const GgufValue& v, std::initializer_list<GgufValueType> types) {
-  return v.type == GgufValueType::kArray && std::find(types.begin(), types.end(), v.elem_type) != types.end();
+  return v.type == GgufValueType::kArray &&
+         std::find(types.begin(), types.end(), v.elem_type) != types.end();
 }
 
 Result<void> check_length(const GgufFile& file, const GgufValue& v, uint64_t n_tokens) {
   if (v.count == n_tokens) return success();
-  return file.refuse(&v, v.key, fmt::format("found {} entries, allowed {}, one for each token", v.count, n_tokens), "gguf.vocab");
+  return file.refuse(
+      &v,
+      v.key,
+      fmt::format("found {} entries, allowed {}, one for each token", v.count, n_tokens),
+      "gguf.vocab");
 }
 
 Result<void> read_tokens(const GgufFile& file, VocabSource& vocab) {
@@ -88,7 +113,10 @@ Result<void> read_tokens(const GgufFile& file, VocabSource& vocab) {
   const GgufValue& v = *vocab.tokens;
   if (!is_array_of(v, {GgufValueType::kString})) return array_error(file, v, "an array of strings");
   if (v.count == 0 || v.count > kMaxTokens) {
-    return file.refuse(&v, v.key, fmt::format("found {} tokens, allowed 1..{}", v.count, kMaxTokens), "gguf.vocab");
+    return file.refuse(&v,
+                       v.key,
+                       fmt::format("found {} tokens, allowed 1..{}", v.count, kMaxTokens),
+                       "gguf.vocab");
   }
   return success();
 }
@@ -102,19 +130,27 @@ Result<void> read_scores_and_types(const GgufFile& file, VocabSource& vocab) {
     SLUICE_TRY(check_length(file, v, n_tokens));
     for (uint64_t i = 0; i < v.count; ++i) {
       if (std::isnan(GgufFile::array_real(v, i))) {
-        return file.refuse(&v, v.key, fmt::format("found NaN for token {}, allowed numbers", i), "gguf.vocab");
+        return file.refuse(
+            &v, v.key, fmt::format("found NaN for token {}, allowed numbers", i), "gguf.vocab");
       }
     }
   }
   vocab.token_types = file.find("tokenizer.ggml.token_type");
   if (vocab.token_types != nullptr) {
     const GgufValue& v = *vocab.token_types;
-    if (!is_array_of(v, {GgufValueType::kI32, GgufValueType::kU32})) return array_error(file, v, "an array of i32 or u32");
+    if (!is_array_of(v, {GgufValueType::kI32, GgufValueType::kU32}))
+      return array_error(file, v, "an array of i32 or u32");
     SLUICE_TRY(check_length(file, v, n_tokens));
     for (uint64_t i = 0; i < v.count; ++i) {
       const uint64_t type = GgufFile::array_uint(v, i);
       if (type > kMaxTokenType) {
-        return file.refuse(&v, v.key, fmt::format("found {} for token {}, allowed 0..{}", static_cast<int64_t>(type), i, kMaxTokenType), "gguf.vocab");
+        return file.refuse(&v,
+                           v.key,
+                           fmt::format("found {} for token {}, allowed 0..{}",
+                                       static_cast<int64_t>(type),
+                                       i,
+                                       kMaxTokenType),
+                           "gguf.vocab");
       }
     }
   }
@@ -127,10 +163,13 @@ Result<void> read_merges(const GgufFile& file, VocabSource& vocab) {
   if (vocab.merges == nullptr) {
     if (vocab.model != "gpt2") return success();
     // Text would silently fall apart into bytes.
-    return file.refuse(nullptr,
-                       "tokenizer.ggml.merges",
-                       fmt::format("found no such key, required to make the {} tokenizer.ggml.tokens of a gpt2 tokenizer", vocab.tokens->count),
-                       "gguf.missing_key");
+    return file.refuse(
+        nullptr,
+        "tokenizer.ggml.merges",
+        fmt::format(
+            "found no such key, required to make the {} tokenizer.ggml.tokens of a gpt2 tokenizer",
+            vocab.tokens->count),
+        "gguf.missing_key");
   }
   const GgufValue& v = *vocab.merges;
   if (!is_array_of(v, {GgufValueType::kString})) return array_error(file, v, "an array of strings");
@@ -141,15 +180,22 @@ Result<void> read_merges(const GgufFile& file, VocabSource& vocab) {
     // A space may be the left token's first character, never the cut.
     const size_t cut = merge.find(' ', 1);
     if (cut == std::string_view::npos || cut + 1 == merge.size()) {
-      return file.refuse(&v, v.key, fmt::format("found \"{}\" as entry {}, allowed \"left right\"", escape_text(merge), i), "gguf.vocab");
+      return file.refuse(
+          &v,
+          v.key,
+          fmt::format("found \"{}\" as entry {}, allowed \"left right\"", escape_text(merge), i),
+          "gguf.vocab");
     }
     const std::string_view left = merge.substr(0, cut);
     const std::string_view right = merge.substr(cut + 1);
     if (!known.contains(left) || !known.contains(right) || !known.contains(left, right)) {
-      return file.refuse(&v,
-                         v.key,
-                         fmt::format("found \"{}\" as entry {}, allowed two tokens that together are a token", escape_text(merge), i),
-                         "gguf.vocab");
+      return file.refuse(
+          &v,
+          v.key,
+          fmt::format("found \"{}\" as entry {}, allowed two tokens that together are a token",
+                      escape_text(merge),
+                      i),
+          "gguf.vocab");
     }
   }
   return success();
@@ -167,7 +213,7 @@ Result<void> check_special_ids(const GgufFile& file, const KeyReader& keys, uint
 Result<void> read_settings(const GgufFile& file, const KeyReader& keys, VocabSource& vocab) {
   const std::string t = "tokenizer.ggml.";
   const auto id = [&](const char* name) {
-    const auto value = file.uint(t + name + "_token_id");   // its range is checked
+    const auto value = file.uint(t + name + "_token_id");  // its range is checked
     return value ? static_cast<TokenId>(*value) : TokenId{-1};
   };
   vocab.bos = id("bos");
@@ -178,7 +224,8 @@ Result<void> read_settings(const GgufFile& file, const KeyReader& keys, VocabSou
   SLUICE_TRY(const auto add_bos, keys.boolean(t + "add_bos_token"));
   SLUICE_TRY(const auto add_eos, keys.boolean(t + "add_eos_token"));
   SLUICE_TRY(const auto add_space, keys.boolean(t + "add_space_prefix"));
-  // Without the key, SentencePiece vocabularies begin with BOS and byte-level ones do not, as in llama.cpp.
+  // Without the key, SentencePiece vocabularies begin with BOS and byte-level ones do not, as in
+  // llama.cpp.
   vocab.add_bos = add_bos.value_or(vocab.model == "llama" && vocab.bos >= 0);
   vocab.add_eos = add_eos.value_or(false);
   vocab.add_space_prefix = add_space.value_or(true);
@@ -190,11 +237,15 @@ Result<void> read_templates(const GgufFile& file, VocabSource& vocab) {
     if (!v.key.starts_with("tokenizer.chat_template")) continue;
     const bool is_main = v.key.size() == std::string_view("tokenizer.chat_template").size();
     if (v.type != GgufValueType::kString) {
-      if (!is_main) continue;   // tokenizer.chat_templates lists the names of others
+      if (!is_main) continue;  // tokenizer.chat_templates lists the names of others
       return array_error(file, v, "string");
     }
     if (v.bytes.size() > kMaxTemplateBytes) {
-      return file.refuse(&v, escape_text(v.key), fmt::format("found {} bytes, allowed 0..{}", v.bytes.size(), kMaxTemplateBytes), "gguf.vocab");
+      return file.refuse(
+          &v,
+          escape_text(v.key),
+          fmt::format("found {} bytes, allowed 0..{}", v.bytes.size(), kMaxTemplateBytes),
+          "gguf.vocab");
     }
     if (is_main) vocab.chat_template = *file.string(v.key);
   }
@@ -204,16 +255,21 @@ Result<void> read_templates(const GgufFile& file, VocabSource& vocab) {
 void check_kind(const GgufFile& file, const VocabSource& vocab, Unsupported& unsupported) {
   if (vocab.model == "llama") return;
   if (vocab.model != "gpt2") {
-    unsupported.note(file.refuse(file.find("tokenizer.ggml.model"),
-                                 "tokenizer.ggml.model",
-                                 fmt::format("found \"{}\", allowed gpt2, llama", escape_text(vocab.model)),
-                                 "model_unsupported"));
+    unsupported.note(
+        file.refuse(file.find("tokenizer.ggml.model"),
+                    "tokenizer.ggml.model",
+                    fmt::format("found \"{}\", allowed gpt2, llama", escape_text(vocab.model)),
+                    "model_unsupported"));
     return;
   }
-  if (std::find(std::begin(kPreTokenizers), std::end(kPreTokenizers), vocab.pre) != std::end(kPreTokenizers)) return;
+  if (std::find(std::begin(kPreTokenizers), std::end(kPreTokenizers), vocab.pre) !=
+      std::end(kPreTokenizers))
+    return;
   unsupported.note(file.refuse(file.find("tokenizer.ggml.pre"),
                                "tokenizer.ggml.pre",
-                               fmt::format("found \"{}\", allowed one of: {}", escape_text(vocab.pre), fmt::join(kPreTokenizers, " ")),
+                               fmt::format("found \"{}\", allowed one of: {}",
+                                           escape_text(vocab.pre),
+                                           fmt::join(kPreTokenizers, " ")),
                                "model_unsupported"));
 }
 

@@ -8,8 +8,16 @@
 namespace sluice {
 
 const char* memory_class_name(MemoryClass c) {
-  static const char* const kNames[] = {"weights_pinned", "weights_mapped", "ring", "kv", "activations",
-                                       "prefix_cache", "http", "telemetry", "tokenizer", "fixed"};
+  static const char* const kNames[] = {"weights_pinned",
+                                       "weights_mapped",
+                                       "ring",
+                                       "kv",
+                                       "activations",
+                                       "prefix_cache",
+                                       "http",
+                                       "telemetry",
+                                       "tokenizer",
+                                       "fixed"};
   static_assert(std::size(kNames) == static_cast<size_t>(MemoryClass::kCount));
   return c < MemoryClass::kCount ? kNames[static_cast<size_t>(c)] : "unknown";
 }
@@ -33,7 +41,8 @@ Reservation& Reservation::operator=(Reservation&& o) noexcept {
 }
 
 Reservation::~Reservation() {
-  if (budget_ != nullptr && bytes_ > 0) (void)budget_->charge(bytes_, 0, class_);  // a release cannot fail
+  if (budget_ != nullptr && bytes_ > 0)
+    (void)budget_->charge(bytes_, 0, class_);  // a release cannot fail
 }
 
 Result<void> Reservation::resize(uint64_t bytes) {
@@ -77,17 +86,19 @@ Result<void> Budget::charge(uint64_t old_bytes, uint64_t new_bytes, MemoryClass 
   SLUICE_CHECK(held >= old_bytes && used_ >= held);
   const uint64_t others = used_ - old_bytes;
   if (new_bytes > old_bytes && (others > limit_ || new_bytes > limit_ - others)) {
-    std::string what = "needs " + format_bytes(new_bytes) + " for " + memory_class_name(c) + ", limit " +
-                       format_bytes(limit_) + ", held " + format_bytes(others);
+    std::string what = "needs " + format_bytes(new_bytes) + " for " + memory_class_name(c) +
+                       ", limit " + format_bytes(limit_) + ", held " + format_bytes(others);
     const char* before = " (";
     for (size_t i = 0; i < by_class_.size(); ++i) {
       if (by_class_[i] == 0) continue;
       what += before;
-      what += std::string(memory_class_name(static_cast<MemoryClass>(i))) + " " + format_bytes(by_class_[i]);
+      what += std::string(memory_class_name(static_cast<MemoryClass>(i))) + " " +
+              format_bytes(by_class_[i]);
       before = ", ";
     }
     if (*before == ',') what += ")";
-    return Error{.code = "budget_exceeded", .what = std::move(what), .hint = "raise the memory budget"};
+    return Error{
+        .code = "budget_exceeded", .what = std::move(what), .hint = "raise the memory budget"};
   }
   held = held - old_bytes + new_bytes;
   used_ = others + new_bytes;

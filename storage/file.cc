@@ -12,11 +12,11 @@ namespace sluice {
 namespace {
 
 Error not_regular(const std::string& path, mode_t mode) {
-  const char* kind = S_ISDIR(mode)                      ? "a folder"
-                     : S_ISFIFO(mode)                   ? "a FIFO"
-                     : S_ISSOCK(mode)                   ? "a socket"
+  const char* kind = S_ISDIR(mode)                    ? "a folder"
+                     : S_ISFIFO(mode)                 ? "a FIFO"
+                     : S_ISSOCK(mode)                 ? "a socket"
                      : S_ISCHR(mode) || S_ISBLK(mode) ? "a device"
-                                                        : "something else";
+                                                      : "something else";
   return Error{.code = "io.not_regular",
                .what = std::string("found ") + kind + ", allowed a regular file",
                .file = path,
@@ -36,10 +36,11 @@ File::~File() {
 }
 
 Result<File> File::open_regular(const std::string& path) {
-  if (path.find('\0') != std::string::npos) return open_error(path.substr(0, path.find('\0')), EINVAL);
-  // Looked at first, because opening some devices already does something; looked at again through the
-  // descriptor, because the path may have changed hands. Symbolic links are followed: download caches keep
-  // their models behind them, and what is checked is what the descriptor leads to.
+  if (path.find('\0') != std::string::npos)
+    return open_error(path.substr(0, path.find('\0')), EINVAL);
+  // Looked at first, because opening some devices already does something; looked at again through
+  // the descriptor, because the path may have changed hands. Symbolic links are followed: download
+  // caches keep their models behind them, and what is checked is what the descriptor leads to.
   struct stat st {};
   if (::stat(path.c_str(), &st) != 0) return open_error(path, errno);
   if (!S_ISREG(st.st_mode)) return not_regular(path, st.st_mode);

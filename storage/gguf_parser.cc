@@ -1,13 +1,11 @@
 #include "storage/gguf_parser.h"
 
 #include <fmt/format.h>
-#include <xxhash.h>
 
 #include <algorithm>
 #include <bit>
 #include <cstring>
 #include <numeric>
-#include <random>
 
 #include "base/bytes.h"
 #include "base/text_escape.h"
@@ -15,19 +13,21 @@
 namespace sluice {
 namespace {
 
-static_assert(std::endian::native == std::endian::little, "GGUF numbers are read as they lie in the file");
+static_assert(std::endian::native == std::endian::little,
+              "GGUF numbers are read as they lie in the file");
 
 using Limits = GgufLimits;
 constexpr uint64_t kMaxCount = static_cast<uint64_t>(INT64_MAX);
-constexpr uint64_t kMinKeyBytes = 13;      // length, no text, type, one byte of value
-constexpr uint64_t kMinTensorBytes = 25;   // length, one character, n_dims, type, offset (as the reference reader counts)
+constexpr uint64_t kMinKeyBytes = 13;  // length, no text, type, one byte of value
+constexpr uint64_t kMinTensorBytes =
+    25;  // length, one character, n_dims, type, offset (as the reference reader counts)
 constexpr uint32_t kNValueTypes = 13;
 
 // The name of the thing being read, put together only when it is needed for an error.
 struct Field {
   const char* before = "";
-  uint64_t index = UINT64_MAX;             // printed when it is set
-  std::string_view name{};                 // from the file: escaped when printed
+  uint64_t index = UINT64_MAX;  // printed when it is set
+  std::string_view name{};      // from the file: escaped when printed
   const char* after = "";
 
   std::string str() const {
@@ -49,18 +49,27 @@ std::string other_format(std::string_view head) {
   const auto starts = [&](std::string_view s) { return head.substr(0, s.size()) == s; };
   std::string lower(head.substr(0, 16));
   for (char& c : lower) c = static_cast<char>(c >= 'A' && c <= 'Z' ? c + 32 : c);
-  if (starts("version https://git-lfs")) return "a git-lfs pointer: fetch the file itself with git lfs pull";
-  if (lower.starts_with("<!doctype html") || lower.starts_with("<html")) return "an HTML page, not the download itself";
+  if (starts("version https://git-lfs"))
+    return "a git-lfs pointer: fetch the file itself with git lfs pull";
+  if (lower.starts_with("<!doctype html") || lower.starts_with("<html"))
+    return "an HTML page, not the download itself";
   if (starts("\x1f\x8b")) return "gzip: decompress it first";
   if (starts("PK\x03\x04")) return "a zip archive: unpack it first";
   if (starts("\x28\xb5\x2f\xfd")) return "zstd: decompress it first";
-  if (starts(std::string_view("\xfd""7zXZ\0", 6))) return "xz: decompress it first";
-  if (starts("\x7f""ELF")) return "an ELF program";
+  if (starts(std::string_view("\xfd"
+                              "7zXZ\0",
+                              6)))
+    return "xz: decompress it first";
+  if (starts("\x7f"
+             "ELF"))
+    return "an ELF program";
   if (starts("FUGG")) return "other byte order: a big-endian machine's magic";
-  if (starts("GGML") || starts("GGJT") || starts("GGMF") || starts("lmgg") || starts("tjgg") || starts("fmgg")) {
+  if (starts("GGML") || starts("GGJT") || starts("GGMF") || starts("lmgg") || starts("tjgg") ||
+      starts("fmgg")) {
     return "a model format older than GGUF";
   }
-  if (head.size() > 9 && head[8] == '{' && (head[9] == '"' || head[9] == ' ')) return "a safetensors file";
+  if (head.size() > 9 && head[8] == '{' && (head[9] == '"' || head[9] == ' '))
+    return "a safetensors file";
   return {};
 }
 
@@ -87,15 +96,24 @@ class HeaderParser {
   };
 
   Error bad(const Field& field, uint64_t offset, std::string what, const char* code) const {
-    return Error{.code = code, .what = std::move(what), .file = path_, .field = field.str(), .offset = offset};
+    return Error{.code = code,
+                 .what = std::move(what),
+                 .file = path_,
+                 .field = field.str(),
+                 .offset = offset};
   }
 
-  std::string counts() const { return fmt::format(" (the header says n_kv {}, n_tensors {})", n_values_, n_tensors_); }
+  std::string counts() const {
+    return fmt::format(" (the header says n_kv {}, n_tensors {})", n_values_, n_tensors_);
+  }
 
   Error truncated(const Field& field, uint64_t needed) const {
     return bad(field,
                in_.offset(),
-               fmt::format("found {} bytes left of file size {}, allowed at least {}", in_.left(), in_.file_bytes(), needed) +
+               fmt::format("found {} bytes left of file size {}, allowed at least {}",
+                           in_.left(),
+                           in_.file_bytes(),
+                           needed) +
                    (counted_ ? counts() : std::string()),
                "gguf.truncated");
   }
@@ -126,10 +144,12 @@ class HeaderParser {
     const uint64_t start = in_.offset();
     SLUICE_TRY(const uint64_t n, number<uint64_t>(length_field));
     if (n > limit) {
-      return bad(length_field,
-                 start,
-                 fmt::format("found {}, allowed 0..{} and the {} bytes left", n, limit, in_.left()) + counts(),
-                 code);
+      return bad(
+          length_field,
+          start,
+          fmt::format("found {}, allowed 0..{} and the {} bytes left", n, limit, in_.left()) +
+              counts(),
+          code);
     }
     SLUICE_TRY(need(n, length_field));
     const Span span{in_.offset(), n};
@@ -148,7 +168,7 @@ class HeaderParser {
   Result<void> read_tensor_shape(GgufTensor& tensor, std::string_view name);
   Result<void> place_tensors();
   void resolve_views();
-  std::string shape_text(size_t i) const;   // "dims of NAME: 64 x 290, Q8_0"
+  std::string shape_text(size_t i) const;  // "dims of NAME: 64 x 290, Q8_0"
 
   std::string_view key_text(size_t i) const { return in_.text(keys_[i].offset, keys_[i].bytes); }
   std::string_view name_text(size_t i) const { return in_.text(names_[i].offset, names_[i].bytes); }
@@ -159,9 +179,9 @@ class HeaderParser {
   uint64_t n_tensors_ = 0, n_values_ = 0;
   bool counted_ = false;
   uint64_t alignment_ = 32;
-  std::vector<Span> keys_, payloads_;      // of out_.values
-  std::vector<Span> names_;                // of out_.tensors
-  std::vector<uint64_t> offset_fields_;    // where each tensor's offset stands, for error lines
+  std::vector<Span> keys_, payloads_;    // of out_.values
+  std::vector<Span> names_;              // of out_.tensors
+  std::vector<uint64_t> offset_fields_;  // where each tensor's offset stands, for error lines
 };
 
 Result<void> HeaderParser::read_preamble() {
@@ -177,30 +197,42 @@ Result<void> HeaderParser::read_preamble() {
     return bad({"magic"}, 0, what + ", allowed \"GGUF\"", "gguf.magic");
   }
   if (in_.file_bytes() < kPreamble) {
-    return bad({"header"},
-               0,
-               fmt::format("found a file size of {} bytes, allowed at least {}", in_.file_bytes(), kPreamble),
-               "gguf.truncated");
+    return bad(
+        {"header"},
+        0,
+        fmt::format(
+            "found a file size of {} bytes, allowed at least {}", in_.file_bytes(), kPreamble),
+        "gguf.truncated");
   }
   in_.skip(4);
   SLUICE_TRY(out_.version, number<uint32_t>({"version"}));
   if (out_.version != 2 && out_.version != 3) {
     const uint32_t swapped = __builtin_bswap32(out_.version);
     const bool other_order = swapped >= 1 && swapped <= 0xffff && (out_.version & 0xffff) == 0;
-    return bad({"version"},
-               4,
-               fmt::format("found {}{}, allowed 2..3", out_.version, other_order ? " (other byte order)" : ""),
-               "gguf.version");
+    return bad(
+        {"version"},
+        4,
+        fmt::format(
+            "found {}{}, allowed 2..3", out_.version, other_order ? " (other byte order)" : ""),
+        "gguf.version");
   }
   SLUICE_TRY(n_tensors_, number<uint64_t>({"n_tensors"}));
   SLUICE_TRY(n_values_, number<uint64_t>({"n_kv"}));
   counted_ = true;
-  const auto check = [&](const char* field, uint64_t at, uint64_t found, uint64_t limit, uint64_t least) -> Result<void> {
+  const auto check = [&](const char* field,
+                         uint64_t at,
+                         uint64_t found,
+                         uint64_t limit,
+                         uint64_t least) -> Result<void> {
     const uint64_t most = std::min(limit, in_.left() / least);
     if (found <= most) return success();
     return bad({field},
                at,
-               fmt::format("found {}, allowed 0..{} ({} bytes left of file size {})", found, most, in_.left(), in_.file_bytes()),
+               fmt::format("found {}, allowed 0..{} ({} bytes left of file size {})",
+                           found,
+                           most,
+                           in_.left(),
+                           in_.file_bytes()),
                "gguf.count");
   };
   SLUICE_TRY(check("n_tensors", 8, n_tensors_, Limits::kTensors, kMinTensorBytes));
@@ -215,10 +247,14 @@ Result<void> HeaderParser::read_values() {
     const Field field{"key ", i};
     GgufValue value;
     value.key_offset = in_.offset();
-    SLUICE_TRY(const Span key_span, string({"key ", i, {}, " length"}, Limits::kKeyBytes, "gguf.key"));
+    SLUICE_TRY(const Span key_span,
+               string({"key ", i, {}, " length"}, Limits::kKeyBytes, "gguf.key"));
     const std::string_view key = in_.text(key_span.offset, key_span.bytes);
     if (key.empty()) {
-      return bad(field, value.key_offset, "found an empty key, allowed 1..65535 bytes" + counts(), "gguf.key");
+      return bad(field,
+                 value.key_offset,
+                 "found an empty key, allowed 1..65535 bytes" + counts(),
+                 "gguf.key");
     }
     size_t slot = hash_name(key) & mask;
     for (; out_.value_index[slot] != 0; slot = (slot + 1) & mask) {
@@ -226,18 +262,26 @@ Result<void> HeaderParser::read_values() {
       if (key_text(other) != key) continue;
       return bad(field,
                  value.key_offset,
-                 fmt::format("found {} again (first at offset {}), allowed once", quoted(key), out_.values[other].key_offset),
+                 fmt::format("found {} again (first at offset {}), allowed once",
+                             quoted(key),
+                             out_.values[other].key_offset),
                  "gguf.duplicate_key");
     }
     if (!printable_ascii(key)) {
-      return bad(field, value.key_offset, "found " + quoted(key) + ", allowed printable ASCII", "gguf.key");
+      return bad(field,
+                 value.key_offset,
+                 "found " + quoted(key) + ", allowed printable ASCII",
+                 "gguf.key");
     }
     const uint64_t type_offset = in_.offset();
     SLUICE_TRY(const uint32_t type, number<uint32_t>({"type of key ", i}));
     if (type >= kNValueTypes) {
       return bad({"type of key ", i},
                  type_offset,
-                 fmt::format("found {} for {}, allowed 0..12", type, quoted(in_.text(key_span.offset, key_span.bytes))) + counts(),
+                 fmt::format("found {} for {}, allowed 0..12",
+                             type,
+                             quoted(in_.text(key_span.offset, key_span.bytes))) +
+                     counts(),
                  "gguf.value_type");
     }
     value.type = static_cast<GgufValueType>(type);
@@ -266,7 +310,10 @@ Result<void> HeaderParser::read_value(GgufValue& value, Span& span, std::string_
   SLUICE_TRY(need(n, field));
   span = {in_.offset(), n};
   if (value.type == GgufValueType::kBool && load<uint8_t>(span.offset) > 1) {
-    return bad(field, span.offset, fmt::format("found {} in a bool, allowed 0..1", load<uint8_t>(span.offset)), "gguf.bool");
+    return bad(field,
+               span.offset,
+               fmt::format("found {} in a bool, allowed 0..1", load<uint8_t>(span.offset)),
+               "gguf.bool");
   }
   in_.skip(n);
   return success();
@@ -277,10 +324,14 @@ Result<void> HeaderParser::read_array(GgufValue& value, Span& span, std::string_
   const Field type_field{"", UINT64_MAX, key, " element type"};
   SLUICE_TRY(const uint32_t type, number<uint32_t>(type_field));
   if (type == static_cast<uint32_t>(GgufValueType::kArray)) {
-    return bad(type_field, type_offset, "found an array of arrays, allowed scalars and strings", "gguf.array");
+    return bad(type_field,
+               type_offset,
+               "found an array of arrays, allowed scalars and strings",
+               "gguf.array");
   }
   if (type >= kNValueTypes) {
-    return bad(type_field, type_offset, fmt::format("found {}, allowed 0..12 but 9", type), "gguf.array");
+    return bad(
+        type_field, type_offset, fmt::format("found {}, allowed 0..12 but 9", type), "gguf.array");
   }
   value.elem_type = static_cast<GgufValueType>(type);
   const uint64_t count_offset = in_.offset();
@@ -289,11 +340,16 @@ Result<void> HeaderParser::read_array(GgufValue& value, Span& span, std::string_
   const bool strings = value.elem_type == GgufValueType::kString;
   const uint64_t least = strings ? 8 : gguf_scalar_bytes(value.elem_type);
   if (value.count > in_.left() / least) {
-    return bad(count_field,
-               count_offset,
-               fmt::format("found {}, allowed 0..{} ({} bytes left of file size {}, {} or more for each)",
-                           value.count, in_.left() / least, in_.left(), in_.file_bytes(), least),
-               "gguf.array");
+    return bad(
+        count_field,
+        count_offset,
+        fmt::format("found {}, allowed 0..{} ({} bytes left of file size {}, {} or more for each)",
+                    value.count,
+                    in_.left() / least,
+                    in_.left(),
+                    in_.file_bytes(),
+                    least),
+        "gguf.array");
   }
   span.offset = in_.offset();
   if (strings) {
@@ -306,7 +362,8 @@ Result<void> HeaderParser::read_array(GgufValue& value, Span& span, std::string_
   span.bytes = in_.offset() - span.offset;
   if (value.elem_type == GgufValueType::kBool) {
     const auto* first = in_.at(span.offset);
-    const auto* wrong = std::find_if(first, first + span.bytes, [](std::byte b) { return b > std::byte{1}; });
+    const auto* wrong =
+        std::find_if(first, first + span.bytes, [](std::byte b) { return b > std::byte{1}; });
     if (wrong != first + span.bytes) {
       return bad({"", UINT64_MAX, key},
                  span.offset + static_cast<uint64_t>(wrong - first),
@@ -321,7 +378,10 @@ Result<void> HeaderParser::read_array(GgufValue& value, Span& span, std::string_
 Result<void> HeaderParser::skip_strings(uint64_t count, std::string_view key) {
   for (uint64_t i = 0; i < count; ++i) {
     const auto name = [&](const char* what) {
-      return Error{.code = {}, .what = {}, .file = path_, .field = fmt::format("{}[{}]{}", escape_text(key), i, what)};
+      return Error{.code = {},
+                   .what = {},
+                   .file = path_,
+                   .field = fmt::format("{}[{}]{}", escape_text(key), i, what)};
     };
     if (!in_.has(8)) {
       if (in_.left() < 8) {
@@ -336,7 +396,8 @@ Result<void> HeaderParser::skip_strings(uint64_t count, std::string_view key) {
       Error e = name(" length");
       e.code = "gguf.string";
       e.offset = in_.offset();
-      e.what = fmt::format("found {}, allowed 0..{} and the {} bytes left", n, Limits::kStringBytes, in_.left() - 8);
+      e.what = fmt::format(
+          "found {}, allowed 0..{} and the {} bytes left", n, Limits::kStringBytes, in_.left() - 8);
       return e;
     }
     in_.skip(8);
@@ -365,10 +426,14 @@ Result<void> HeaderParser::read_alignment() {
                  "gguf.alignment");
     }
     alignment_ = load<uint32_t>(payloads_[i].offset);
-    if (alignment_ < Limits::kMinAlignment || alignment_ > Limits::kMaxAlignment || !std::has_single_bit(alignment_)) {
+    if (alignment_ < Limits::kMinAlignment || alignment_ > Limits::kMaxAlignment ||
+        !std::has_single_bit(alignment_)) {
       return bad(field,
                  v.key_offset,
-                 fmt::format("found {}, allowed a power of two in {}..{}", alignment_, Limits::kMinAlignment, Limits::kMaxAlignment),
+                 fmt::format("found {}, allowed a power of two in {}..{}",
+                             alignment_,
+                             Limits::kMinAlignment,
+                             Limits::kMaxAlignment),
                  "gguf.alignment");
     }
   }
@@ -387,7 +452,9 @@ Result<void> HeaderParser::read_tensors() {
       if (name_text(other) != name) continue;
       return bad({"name of tensor ", i},
                  out_.tensors[i].info_offset,
-                 fmt::format("found {} again (first at offset {}), allowed once", quoted(name), out_.tensors[other].info_offset),
+                 fmt::format("found {} again (first at offset {}), allowed once",
+                             quoted(name),
+                             out_.tensors[other].info_offset),
                  "gguf.duplicate_tensor");
     }
     index[slot] = static_cast<uint32_t>(i + 1);
@@ -399,7 +466,9 @@ Result<void> HeaderParser::read_tensor(uint64_t index) {
   GgufTensor tensor;
   tensor.info_offset = in_.offset();
   const Field field{"name of tensor ", index};
-  SLUICE_TRY(const Span name_span, string({"name of tensor ", index, {}, " length"}, Limits::kNameBytes, "gguf.tensor_name"));
+  SLUICE_TRY(
+      const Span name_span,
+      string({"name of tensor ", index, {}, " length"}, Limits::kNameBytes, "gguf.tensor_name"));
   const std::string name(in_.text(name_span.offset, name_span.bytes));
   if (name.empty() || !printable_ascii(name)) {
     return bad(field,
@@ -409,12 +478,15 @@ Result<void> HeaderParser::read_tensor(uint64_t index) {
   }
   SLUICE_TRY(read_tensor_shape(tensor, name));
   const uint64_t at = in_.offset();
-  SLUICE_TRY(tensor.file_offset, number<uint64_t>({"offset of ", UINT64_MAX, name}));  // within the data section so far
+  SLUICE_TRY(tensor.file_offset,
+             number<uint64_t>({"offset of ", UINT64_MAX, name}));  // within the data section so far
   if (tensor.file_offset % alignment_ != 0) {
-    return bad({"offset of ", UINT64_MAX, name},
-               at,
-               fmt::format("found {}, allowed multiples of general.alignment {}", tensor.file_offset, alignment_),
-               "gguf.offset_align");
+    return bad(
+        {"offset of ", UINT64_MAX, name},
+        at,
+        fmt::format(
+            "found {}, allowed multiples of general.alignment {}", tensor.file_offset, alignment_),
+        "gguf.offset_align");
   }
   names_.push_back(name_span);
   offset_fields_.push_back(at);
@@ -428,7 +500,10 @@ Result<void> HeaderParser::read_tensor_shape(GgufTensor& tensor, std::string_vie
   const Field n_dims_field{"n_dims of ", UINT64_MAX, name};
   SLUICE_TRY(tensor.n_dims, number<uint32_t>(n_dims_field));
   if (tensor.n_dims < 1 || tensor.n_dims > 4) {
-    return bad(n_dims_field, n_dims_offset, fmt::format("found {}, allowed 1..4", tensor.n_dims), "gguf.dims");
+    return bad(n_dims_field,
+               n_dims_offset,
+               fmt::format("found {}, allowed 1..4", tensor.n_dims),
+               "gguf.dims");
   }
   const uint64_t dims_offset = in_.offset();
   const Field dims_field{"dims of ", UINT64_MAX, name};
@@ -438,11 +513,17 @@ Result<void> HeaderParser::read_tensor_shape(GgufTensor& tensor, std::string_vie
     const uint64_t at = in_.offset();
     SLUICE_TRY(tensor.dims[d], number<uint64_t>(dims_field));
     if (tensor.dims[d] < 1 || tensor.dims[d] > kMaxCount) {
-      return bad(dims_field, at, fmt::format("found dims[{}] = {}, allowed 1..{}", d, tensor.dims[d], kMaxCount), "gguf.dims");
+      return bad(dims_field,
+                 at,
+                 fmt::format("found dims[{}] = {}, allowed 1..{}", d, tensor.dims[d], kMaxCount),
+                 "gguf.dims");
     }
     shape += (d > 0 ? " x " : "") + std::to_string(tensor.dims[d]);
     if (!checked_mul(n_elements, tensor.dims[d], n_elements) || n_elements > kMaxCount) {
-      return bad(dims_field, dims_offset, "found " + shape + " elements, allowed a product up to 2^63 - 1", "gguf.dims");
+      return bad(dims_field,
+                 dims_offset,
+                 "found " + shape + " elements, allowed a product up to 2^63 - 1",
+                 "gguf.dims");
     }
   }
   const uint64_t type_offset = in_.offset();
@@ -452,17 +533,26 @@ Result<void> HeaderParser::read_tensor_shape(GgufTensor& tensor, std::string_vie
   if (type.group_size == 0) {
     return bad(type_field,
                type_offset,
-               fmt::format("found {}, allowed a tensor type of the GGUF specification (unknown or removed)", tensor.type_id),
+               fmt::format(
+                   "found {}, allowed a tensor type of the GGUF specification (unknown or removed)",
+                   tensor.type_id),
                "gguf.tensor_type");
   }
   if (tensor.dims[0] % type.group_size != 0) {
     return bad(dims_field,
                dims_offset,
-               fmt::format("found dims[0] = {}, allowed multiples of {} for {}", tensor.dims[0], type.group_size, type.name),
+               fmt::format("found dims[0] = {}, allowed multiples of {} for {}",
+                           tensor.dims[0],
+                           type.group_size,
+                           type.name),
                "gguf.dims");
   }
-  if (!checked_mul(n_elements / type.group_size, type.group_bytes, tensor.n_bytes) || tensor.n_bytes > kMaxCount) {
-    return bad(dims_field, dims_offset, "found " + shape + " of " + type.name + ", allowed up to 2^63 - 1 bytes", "gguf.dims");
+  if (!checked_mul(n_elements / type.group_size, type.group_bytes, tensor.n_bytes) ||
+      tensor.n_bytes > kMaxCount) {
+    return bad(dims_field,
+               dims_offset,
+               "found " + shape + " of " + type.name + ", allowed up to 2^63 - 1 bytes",
+               "gguf.dims");
   }
   return success();
 }
@@ -479,7 +569,10 @@ Result<void> HeaderParser::place_tensors() {
   const uint64_t file_bytes = in_.file_bytes();
   uint64_t start = 0;
   if (!checked_align(in_.offset(), alignment_, start)) {
-    return bad({"data section"}, in_.offset(), "found no room for it, allowed up to 2^64 bytes", "gguf.offset_range");
+    return bad({"data section"},
+               in_.offset(),
+               "found no room for it, allowed up to 2^64 bytes",
+               "gguf.offset_range");
   }
   const uint64_t room = start <= file_bytes ? file_bytes - start : 0;
   out_.data_offset = start;
@@ -500,19 +593,28 @@ Result<void> HeaderParser::place_tensors() {
     if (t.file_offset > room || t.n_bytes > room - t.file_offset) {
       return bad(field,
                  offset_fields_[i],
-                 fmt::format("found {} bytes at {} ({}), allowed inside the {} bytes of data that file size {} leaves",
-                             t.n_bytes, t.file_offset, shape_text(i), room, file_bytes),
+                 fmt::format("found {} bytes at {} ({}), allowed inside the {} bytes of data that "
+                             "file size {} leaves",
+                             t.n_bytes,
+                             t.file_offset,
+                             shape_text(i),
+                             room,
+                             file_bytes),
                  "gguf.offset_range");
     }
     if (t.file_offset < end) {
       return bad(field,
                  offset_fields_[i],
-                 fmt::format("found {}, allowed from {} on, where the data before it ends ({})", t.file_offset, end, shape_text(*previous)),
+                 fmt::format("found {}, allowed from {} on, where the data before it ends ({})",
+                             t.file_offset,
+                             end,
+                             shape_text(*previous)),
                  "gguf.offset_overlap");
     }
     uint64_t expected = end;
-    if (checked_align(end, alignment_, expected) && t.file_offset > expected) gaps += t.file_offset - expected;
-    end = t.file_offset + t.n_bytes;   // both are inside the file
+    if (checked_align(end, alignment_, expected) && t.file_offset > expected)
+      gaps += t.file_offset - expected;
+    end = t.file_offset + t.n_bytes;  // both are inside the file
     previous = &i;
   }
   for (GgufTensor& t : out_.tensors) t.file_offset += start;
@@ -520,64 +622,30 @@ Result<void> HeaderParser::place_tensors() {
   if (gaps > 0) out_.warnings.push_back(fmt::format("{} unused bytes between tensors", gaps));
   uint64_t data_end = end;
   if (checked_align(end, alignment_, data_end) && room > data_end) {
-    out_.warnings.push_back(fmt::format("{} bytes after the last tensor's data, at offset {}", room - data_end, start + data_end));
+    out_.warnings.push_back(fmt::format(
+        "{} bytes after the last tensor's data, at offset {}", room - data_end, start + data_end));
   }
   return success();
 }
 
 void HeaderParser::resolve_views() {
   const auto text = [&](const Span& s) {
-    return std::string_view(reinterpret_cast<const char*>(out_.bytes.data()) + s.offset, static_cast<size_t>(s.bytes));
+    return std::string_view(reinterpret_cast<const char*>(out_.bytes.data()) + s.offset,
+                            static_cast<size_t>(s.bytes));
   };
   for (size_t i = 0; i < out_.values.size(); ++i) {
     out_.values[i].key = text(keys_[i]);
-    out_.values[i].bytes = {out_.bytes.data() + payloads_[i].offset, static_cast<size_t>(payloads_[i].bytes)};
+    out_.values[i].bytes = {out_.bytes.data() + payloads_[i].offset,
+                            static_cast<size_t>(payloads_[i].bytes)};
   }
   for (size_t i = 0; i < out_.tensors.size(); ++i) out_.tensors[i].name = text(names_[i]);
 }
 
 }  // namespace
 
-uint64_t hash_name(std::string_view name) {
-  static const uint64_t seed = (uint64_t{std::random_device{}()} << 32) ^ std::random_device{}();
-  return XXH3_64bits_withSeed(name.data(), name.size(), seed);
-}
-
-size_t name_table_size(uint64_t n) { return std::bit_ceil(static_cast<size_t>(n) * 2 + 2); }
-
-Result<void> HeaderCursor::fill(uint64_t n) {
-  constexpr uint64_t kFirstRead = 64u << 10;
-  constexpr uint64_t kLargestRead = 4u << 20;
-  const uint64_t wanted = offset_ + n;       // n <= left(): inside the file
-  if (wanted <= buffer_.size()) return success();
-  if (wanted > GgufLimits::kHeaderBytes) {
-    return Error{.code = "gguf.header_size",
-                 .what = fmt::format("found a header of at least {} bytes, allowed up to {}", wanted, GgufLimits::kHeaderBytes),
-                 .file = *path_,
-                 .field = "header",
-                 .offset = offset_};
-  }
-  // What is needed, and as much again as is there already: few reads for a large vocabulary, little for a small file.
-  const uint64_t have = buffer_.size();
-  const uint64_t ahead = have + std::clamp<uint64_t>(have, kFirstRead, kLargestRead);
-  const uint64_t target = std::min({std::max(wanted, ahead), file_bytes_, GgufLimits::kHeaderBytes});
-  buffer_.resize(static_cast<size_t>(target));
-  auto read = file_->pread_exact(buffer_.data() + have, static_cast<size_t>(target - have), have);
-  if (!read) {
-    Error e = std::move(read).error();
-    e.file = *path_;
-    e.field = "header";
-    return e;
-  }
-  return success();
-}
-
-std::vector<std::byte> HeaderCursor::take_buffer() {
-  buffer_.resize(static_cast<size_t>(offset_));
-  return std::move(buffer_);
-}
-
-Result<ParsedHeader> parse_gguf_header(const File& file, uint64_t file_bytes, const std::string& path) {
+Result<ParsedHeader> parse_gguf_header(const File& file,
+                                       uint64_t file_bytes,
+                                       const std::string& path) {
   return HeaderParser(file, file_bytes, path).parse();
 }
 

@@ -1,5 +1,6 @@
-// Parses the header of one GGUF file into tables of plain numbers. Internal to storage: GgufFile::open joins the parts
-// of a model. Every count is compared with the bytes that are left before anything depends on it.
+// Parses the header of one GGUF file into tables of plain numbers. Internal to storage:
+// GgufFile::open joins the parts of a model. Every count is compared with the bytes that are left
+// before anything depends on it.
 #pragma once
 
 #include <cstddef>
@@ -14,8 +15,8 @@
 
 namespace sluice {
 
-// Index over names for duplicates and lookups: open addressing over 32-bit entries (index + 1; 0 is free), hashed with
-// a seed of this process, so that no file can be made to collide on purpose.
+// Index over names for duplicates and lookups: open addressing over 32-bit entries (index + 1; 0 is
+// free), hashed with a seed of this process, so that no file can be made to collide on purpose.
 uint64_t hash_name(std::string_view name);
 // Entries for `n` names: a power of two, at most half full.
 size_t name_table_size(uint64_t n);
@@ -47,14 +48,14 @@ class HeaderCursor {
   const File* file_;
   uint64_t file_bytes_;
   const std::string* path_;
-  uint64_t offset_ = 0;                // <= buffer_.size() after every fill
+  uint64_t offset_ = 0;  // <= buffer_.size() after every fill
   std::vector<std::byte> buffer_;
 };
 
 struct ParsedHeader {
   uint32_t version = 0;
-  std::vector<std::byte> bytes;        // the header copy
-  std::vector<GgufValue> values;       // views into `bytes`: moving the vector keeps them
+  std::vector<std::byte> bytes;   // the header copy
+  std::vector<GgufValue> values;  // views into `bytes`: moving the vector keeps them
   std::vector<GgufTensor> tensors;
   std::vector<uint32_t> value_index;
   uint64_t data_offset = 0;
@@ -62,6 +63,8 @@ struct ParsedHeader {
 };
 
 // Errors: gguf.*, io.read; each with file, and all gguf.* with offset and field.
-Result<ParsedHeader> parse_gguf_header(const File& file, uint64_t file_bytes, const std::string& path);
+Result<ParsedHeader> parse_gguf_header(const File& file,
+                                       uint64_t file_bytes,
+                                       const std::string& path);
 
 }  // namespace sluice

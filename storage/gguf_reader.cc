@@ -22,8 +22,8 @@ T load(const std::byte* p) {
 
 // The place of a file in a split model, read off its name: "<stem>-00001-of-00003.gguf".
 struct PartName {
-  std::string stem;      // what stands before "-00001-of-"
-  uint64_t number = 0;   // from 1
+  std::string stem;     // what stands before "-00001-of-"
+  uint64_t number = 0;  // from 1
   uint64_t count = 0;
 };
 
@@ -38,7 +38,8 @@ std::optional<PartName> part_name(const std::string& path) {
     const auto [end, error] = std::from_chars(first, first + 5, out);
     return error == std::errc() && end == first + 5;
   };
-  if (tail[0] != '-' || tail.substr(6, 4) != "-of-" || tail.substr(15) != ".gguf") return std::nullopt;
+  if (tail[0] != '-' || tail.substr(6, 4) != "-of-" || tail.substr(15) != ".gguf")
+    return std::nullopt;
   if (!digits(1, part.number) || !digits(10, part.count)) return std::nullopt;
   return part;
 }
@@ -49,7 +50,8 @@ std::string part_path(const PartName& name, uint64_t number) {
 
 const GgufValue* find_value(const ParsedHeader& header, std::string_view key) {
   const size_t mask = header.value_index.size() - 1;
-  for (size_t slot = hash_name(key) & mask; header.value_index[slot] != 0; slot = (slot + 1) & mask) {
+  for (size_t slot = hash_name(key) & mask; header.value_index[slot] != 0;
+       slot = (slot + 1) & mask) {
     const GgufValue& v = header.values[header.value_index[slot] - 1];
     if (v.key == key) return &v;
   }
@@ -78,16 +80,25 @@ int64_t load_integer(GgufValueType t, const std::byte* p) {
     case GgufValueType::kU8:
     case GgufValueType::kBool:
       return load<uint8_t>(p);
-    case GgufValueType::kI8: return load<int8_t>(p);
-    case GgufValueType::kU16: return load<uint16_t>(p);
-    case GgufValueType::kI16: return load<int16_t>(p);
-    case GgufValueType::kU32: return load<uint32_t>(p);
-    case GgufValueType::kI32: return load<int32_t>(p);
-    default: return load<int64_t>(p);
+    case GgufValueType::kI8:
+      return load<int8_t>(p);
+    case GgufValueType::kU16:
+      return load<uint16_t>(p);
+    case GgufValueType::kI16:
+      return load<int16_t>(p);
+    case GgufValueType::kU32:
+      return load<uint32_t>(p);
+    case GgufValueType::kI32:
+      return load<int32_t>(p);
+    default:
+      return load<int64_t>(p);
   }
 }
 
-Error split_error(const std::string& path, const GgufValue* v, const char* field, std::string what) {
+Error split_error(const std::string& path,
+                  const GgufValue* v,
+                  const char* field,
+                  std::string what) {
   return Error{.code = "gguf.split",
                .what = std::move(what),
                .file = path,
@@ -96,14 +107,21 @@ Error split_error(const std::string& path, const GgufValue* v, const char* field
 }
 
 // An optional small count under a split.* key; a value that is no count is an error.
-Result<std::optional<uint64_t>> split_number(const ParsedHeader& header, const std::string& path, const char* key) {
+Result<std::optional<uint64_t>> split_number(const ParsedHeader& header,
+                                             const std::string& path,
+                                             const char* key) {
   const GgufValue* v = find_value(header, key);
   if (v == nullptr) return std::optional<uint64_t>();
   if (!is_integer(v->type)) {
-    return split_error(path, v, key, fmt::format("found type {}, allowed an integer", gguf_value_type_name(v->type)));
+    return split_error(
+        path,
+        v,
+        key,
+        fmt::format("found type {}, allowed an integer", gguf_value_type_name(v->type)));
   }
   const int64_t value = load_integer(v->type, v->bytes.data());
-  if (value < 0 || value > INT32_MAX) return split_error(path, v, key, fmt::format("found {}, allowed 0..{}", value, INT32_MAX));
+  if (value < 0 || value > INT32_MAX)
+    return split_error(path, v, key, fmt::format("found {}, allowed 0..{}", value, INT32_MAX));
   return std::optional<uint64_t>(static_cast<uint64_t>(value));
 }
 
@@ -113,12 +131,14 @@ std::optional<std::string_view> GgufStringArray::next() {
   if (left_ == 0) return std::nullopt;
   --left_;
   const auto n = load<uint64_t>(bytes_.data());
-  const std::string_view text(reinterpret_cast<const char*>(bytes_.data()) + 8, static_cast<size_t>(n));
+  const std::string_view text(reinterpret_cast<const char*>(bytes_.data()) + 8,
+                              static_cast<size_t>(n));
   bytes_ = bytes_.subspan(8 + static_cast<size_t>(n));
   return text;
 }
 
-// Opens one part after another and joins them. Kept apart from GgufFile so that a half-read model is never seen.
+// Opens one part after another and joins them. Kept apart from GgufFile so that a half-read model
+// is never seen.
 class GgufJoiner {
  public:
   explicit GgufJoiner(GgufFile& out) : out_(out) {}
@@ -136,7 +156,8 @@ class GgufJoiner {
     }
     XXH3_state_t* state = XXH3_createState();
     XXH3_64bits_reset(state);
-    for (const auto& header : out_.headers_) XXH3_64bits_update(state, header->data(), header->size());
+    for (const auto& header : out_.headers_)
+      XXH3_64bits_update(state, header->data(), header->size());
     out_.header_hash_ = XXH3_64bits_digest(state);
     XXH3_freeState(state);
     return index_tensors();
@@ -161,7 +182,8 @@ class GgufJoiner {
     SLUICE_TRY(const auto count, split_number(header, path, "split.count"));
     const std::optional<PartName> name = part_name(path);
     if (number.value_or(0) != 0) {
-      std::string what = fmt::format("found {}, allowed 0: this is part {} of a split model", *number, *number + 1);
+      std::string what = fmt::format(
+          "found {}, allowed 0: this is part {} of a split model", *number, *number + 1);
       if (name) what += ", open part 1: " + escape_text(part_path(*name, 1), 4096);
       return split_error(path, find_value(header, "split.no"), "split.no", what);
     }
@@ -169,13 +191,19 @@ class GgufJoiner {
     if (n_parts == 1) return n_parts;
     const GgufValue* key = find_value(header, "split.count");
     if (n_parts > GgufLimits::kParts) {
-      return split_error(path, key, "split.count", fmt::format("found {}, allowed 1..{}", n_parts, GgufLimits::kParts));
-    }
-    if (!name || name->number != 1 || name->count != n_parts) {
       return split_error(path,
                          key,
                          "split.count",
-                         fmt::format("found {}, allowed 1 for a file that is not named <name>-00001-of-{:05}.gguf", n_parts, n_parts));
+                         fmt::format("found {}, allowed 1..{}", n_parts, GgufLimits::kParts));
+    }
+    if (!name || name->number != 1 || name->count != n_parts) {
+      return split_error(
+          path,
+          key,
+          "split.count",
+          fmt::format("found {}, allowed 1 for a file that is not named <name>-00001-of-{:05}.gguf",
+                      n_parts,
+                      n_parts));
     }
     return n_parts;
   }
@@ -191,15 +219,20 @@ class GgufJoiner {
         return split_error(path,
                            find_value(header, "split.no"),
                            "split.no",
-                           number ? fmt::format("found {}, allowed {}", *number, i) : fmt::format("found no such key, allowed {}", i));
+                           number ? fmt::format("found {}, allowed {}", *number, i)
+                                  : fmt::format("found no such key, allowed {}", i));
       }
       if (count && *count != n_parts) {
-        return split_error(path, find_value(header, "split.count"), "split.count", fmt::format("found {}, allowed {}", *count, n_parts));
+        return split_error(path,
+                           find_value(header, "split.count"),
+                           "split.count",
+                           fmt::format("found {}, allowed {}", *count, n_parts));
       }
       if (header.tensors.size() > GgufLimits::kTensors - out_.tensors_.size()) {
         return Error{.code = "gguf.count",
                      .what = fmt::format("found {} with the parts before, allowed 0..{}",
-                                         header.tensors.size() + out_.tensors_.size(), GgufLimits::kTensors),
+                                         header.tensors.size() + out_.tensors_.size(),
+                                         GgufLimits::kTensors),
                      .file = path,
                      .field = "n_tensors",
                      .offset = 8};
@@ -213,7 +246,8 @@ class GgufJoiner {
                          total,
                          "split.tensors.count",
                          fmt::format("found {}, allowed {}, which the parts have",
-                                     expected ? std::to_string(*expected) : "no count", out_.tensors_.size()));
+                                     expected ? std::to_string(*expected) : "no count",
+                                     out_.tensors_.size()));
     }
     return success();
   }
@@ -224,7 +258,8 @@ class GgufJoiner {
     for (std::string& w : header.warnings) {
       out_.warnings_.push_back(part == 0 ? std::move(w) : fmt::format("part {}: {}", part + 1, w));
     }
-    out_.headers_.push_back(std::make_shared<const std::vector<std::byte>>(std::move(header.bytes)));
+    out_.headers_.push_back(
+        std::make_shared<const std::vector<std::byte>>(std::move(header.bytes)));
   }
 
   Result<void> index_tensors() {
@@ -236,11 +271,14 @@ class GgufJoiner {
       for (; out_.tensor_index_[slot] != 0; slot = (slot + 1) & mask) {
         const GgufTensor& other = out_.tensors_[out_.tensor_index_[slot] - 1];
         if (other.name != t.name) continue;
-        return out_.refuse(t,
-                           "name of tensor",
-                           fmt::format("found \"{}\" again (first in part {} at offset {}), allowed once",
-                                       escape_text(t.name), other.part + 1, other.info_offset),
-                           "gguf.duplicate_tensor");
+        return out_.refuse(
+            t,
+            "name of tensor",
+            fmt::format("found \"{}\" again (first in part {} at offset {}), allowed once",
+                        escape_text(t.name),
+                        other.part + 1,
+                        other.info_offset),
+            "gguf.duplicate_tensor");
       }
       out_.tensor_index_[slot] = static_cast<uint32_t>(i + 1);
     }
@@ -286,8 +324,10 @@ std::optional<uint64_t> GgufFile::uint(std::string_view key) const {
 
 std::optional<double> GgufFile::real(std::string_view key) const {
   const GgufValue* v = find(key);
-  if (v == nullptr || (v->type != GgufValueType::kF32 && v->type != GgufValueType::kF64)) return std::nullopt;
-  return v->type == GgufValueType::kF32 ? static_cast<double>(load<float>(v->bytes.data())) : load<double>(v->bytes.data());
+  if (v == nullptr || (v->type != GgufValueType::kF32 && v->type != GgufValueType::kF64))
+    return std::nullopt;
+  return v->type == GgufValueType::kF32 ? static_cast<double>(load<float>(v->bytes.data()))
+                                        : load<double>(v->bytes.data());
 }
 
 std::optional<bool> GgufFile::boolean(std::string_view key) const {
@@ -303,7 +343,8 @@ std::optional<std::string_view> GgufFile::string(std::string_view key) const {
 }
 
 uint64_t GgufFile::array_uint(const GgufValue& v, uint64_t i) {
-  return static_cast<uint64_t>(load_integer(v.elem_type, v.bytes.data() + i * gguf_scalar_bytes(v.elem_type)));
+  return static_cast<uint64_t>(
+      load_integer(v.elem_type, v.bytes.data() + i * gguf_scalar_bytes(v.elem_type)));
 }
 
 double GgufFile::array_real(const GgufValue& v, uint64_t i) {
@@ -313,9 +354,14 @@ double GgufFile::array_real(const GgufValue& v, uint64_t i) {
   return static_cast<double>(load_integer(v.elem_type, p));
 }
 
-GgufStringArray GgufFile::array_strings(const GgufValue& v) { return GgufStringArray(v.bytes, v.count); }
+GgufStringArray GgufFile::array_strings(const GgufValue& v) {
+  return GgufStringArray(v.bytes, v.count);
+}
 
-Error GgufFile::refuse(const GgufValue* v, std::string_view field, const std::string& what, const char* code) const {
+Error GgufFile::refuse(const GgufValue* v,
+                       std::string_view field,
+                       const std::string& what,
+                       const char* code) const {
   constexpr uint64_t kKeyCountOffset = 16;
   return Error{.code = code,
                .what = what,
@@ -324,7 +370,10 @@ Error GgufFile::refuse(const GgufValue* v, std::string_view field, const std::st
                .offset = v != nullptr ? v->key_offset : kKeyCountOffset};
 }
 
-Error GgufFile::refuse(const GgufTensor& t, std::string_view field, const std::string& what, const char* code) const {
+Error GgufFile::refuse(const GgufTensor& t,
+                       std::string_view field,
+                       const std::string& what,
+                       const char* code) const {
   return Error{.code = code,
                .what = what,
                .file = parts_[t.part].path,
@@ -332,9 +381,15 @@ Error GgufFile::refuse(const GgufTensor& t, std::string_view field, const std::s
                .offset = t.info_offset};
 }
 
-Error GgufFile::refuse_tensors(std::string_view field, const std::string& what, const char* code) const {
+Error GgufFile::refuse_tensors(std::string_view field,
+                               const std::string& what,
+                               const char* code) const {
   constexpr uint64_t kTensorCountOffset = 8;
-  return Error{.code = code, .what = what, .file = path_, .field = std::string(field), .offset = kTensorCountOffset};
+  return Error{.code = code,
+               .what = what,
+               .file = path_,
+               .field = std::string(field),
+               .offset = kTensorCountOffset};
 }
 
 uint64_t GgufFile::header_bytes() const {
@@ -351,7 +406,9 @@ std::vector<File> GgufFile::take_files() {
 
 std::string error_line(const Error& e) {
   std::string line = "sluice: ";
-  if (!e.file.empty()) line += escape_text(e.file, 4096) + ": ";
+  // A failed open names its path already.
+  const std::string file = escape_text(e.file, 4096);
+  if (!file.empty() && e.what.find(file) == std::string::npos) line += file + ": ";
   if (e.offset != Error::kNoOffset) line += "offset " + std::to_string(e.offset) + ": ";
   if (!e.field.empty()) line += e.field + ": ";
   line += e.what + " [" + e.code + "]";

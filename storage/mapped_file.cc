@@ -11,11 +11,12 @@ namespace {
 
 namespace bip = boost::interprocess;
 
-// What mapped_region asks of a mappable object, over a descriptor that is already open. file_mapping would open the
-// path again, and the file behind a path may be another one by then.
+// What mapped_region asks of a mappable object, over a descriptor that is already open.
+// file_mapping would open the path again, and the file behind a path may be another one by then.
 class DescriptorMapping {
  public:
-  explicit DescriptorMapping(int fd) : handle_(bip::ipcdetail::mapping_handle_from_file_handle(fd)) {}
+  explicit DescriptorMapping(int fd)
+      : handle_(bip::ipcdetail::mapping_handle_from_file_handle(fd)) {}
   bip::mapping_handle_t get_mapping_handle() const noexcept { return handle_; }
   bip::mode_t get_mode() const noexcept { return bip::read_only; }
 
@@ -28,7 +29,8 @@ class DescriptorMapping {
 Result<MappedFile> MappedFile::map(const File& file, uint64_t bytes) {
   MappedFile mapped;
   if (bytes == 0) return mapped;  // an empty mapping is no mapping: data() is null
-  if (bytes > static_cast<uint64_t>(INT64_MAX)) return Error{.code = "io.map", .what = "file is too large to map"};
+  if (bytes > static_cast<uint64_t>(INT64_MAX))
+    return Error{.code = "io.map", .what = "file is too large to map"};
   try {
     const DescriptorMapping mapping(file.fd());
     bip::mapped_region region(mapping, bip::read_only, 0, static_cast<size_t>(bytes));

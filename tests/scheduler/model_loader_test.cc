@@ -1,5 +1,6 @@
 #include "scheduler/model_loader.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <bit>
@@ -16,8 +17,8 @@
 namespace sluice {
 namespace {
 
-using test::golden_path;
 using test::GgufDoc;
+using test::golden_path;
 using test::raw;
 using test::TempDir;
 
@@ -73,14 +74,16 @@ TEST(ModelLoader, EveryGoldenModelLoads) {
     EXPECT_TRUE(m.still_unchanged());
     EXPECT_FALSE(m.metadata().empty());
 
-    // The rows that the model hands out are the bytes that lie in the file, slice by slice and row by row.
+    // The rows that the model hands out are the bytes that lie in the file, slice by slice and row
+    // by row.
     const auto check_matrix = [&](const kernels::MatrixRef& ref, const char* name) {
       ASSERT_TRUE(ref.present()) << name;
       const auto& t = doc.tensors[static_cast<size_t>(ref.tensor)];
       EXPECT_EQ(static_cast<uint64_t>(ref.n_cols), t.dims[0]);
       EXPECT_EQ(static_cast<uint64_t>(ref.n_rows), t.dims[1]);
       const auto index = static_cast<uint32_t>(ref.tensor);
-      EXPECT_EQ(m.row_bytes(index), kernels::row_bytes(ref.type, static_cast<uint64_t>(ref.n_cols)));
+      EXPECT_EQ(m.row_bytes(index),
+                kernels::row_bytes(ref.type, static_cast<uint64_t>(ref.n_cols)));
       const uint64_t n_experts = t.dims.size() > 2 ? t.dims[2] : 1;
       std::string bytes;
       for (uint64_t e = 0; e < n_experts; ++e) {
@@ -91,12 +94,16 @@ TEST(ModelLoader, EveryGoldenModelLoads) {
       }
       EXPECT_EQ(bytes, t.data) << name;
       const uint64_t last = t.dims[1] * n_experts - 1;
-      EXPECT_EQ(std::memcmp(m.row_data(index, last), t.data.data() + last * m.row_bytes(index), m.row_bytes(index)), 0);
+      EXPECT_EQ(std::memcmp(m.row_data(index, last),
+                            t.data.data() + last * m.row_bytes(index),
+                            m.row_bytes(index)),
+                0);
     };
     check_matrix(m.token_embedding(), "token_embd");
     check_matrix(m.output_head(), "head");
-    EXPECT_EQ(doc.tensors[static_cast<size_t>(m.output_head().tensor)].name,
-              GgufDoc(doc).tensor("output.weight") != nullptr ? "output.weight" : "token_embd.weight");
+    EXPECT_EQ(
+        doc.tensors[static_cast<size_t>(m.output_head().tensor)].name,
+        GgufDoc(doc).tensor("output.weight") != nullptr ? "output.weight" : "token_embd.weight");
     ASSERT_NE(m.output_norm(), nullptr);
     for (const kernels::BlockWeights& b : m.blocks()) {
       check_matrix(b.wq, "wq");
@@ -111,7 +118,8 @@ TEST(ModelLoader, EveryGoldenModelLoads) {
       EXPECT_EQ(b.w1.present(), !moe);
       EXPECT_NE(b.attn_norm, nullptr);
       EXPECT_NE(b.ffn_norm, nullptr);
-      const bool qk_norm = h.arch == kernels::Architecture::kQwen3 || h.arch == kernels::Architecture::kQwen3Moe;
+      const bool qk_norm =
+          h.arch == kernels::Architecture::kQwen3 || h.arch == kernels::Architecture::kQwen3Moe;
       EXPECT_EQ(b.q_norm != nullptr, qk_norm);
       EXPECT_EQ(b.k_norm != nullptr, qk_norm);
       EXPECT_EQ(b.bq != nullptr, h.arch == kernels::Architecture::kQwen2);
@@ -128,7 +136,10 @@ TEST(ModelLoader, NormsOfEveryFloatTypeAreWidenedExactly) {
   const std::vector<float> values = {1.0f, -0.5f, 0.0f, 2.0f, 1.5f, -3.0f, 0.0078125f, 240.0f};
   const Case cases[] = {
       {0, [](float v) { return raw(v); }},
-      {1, [](float v) { return raw(static_cast<uint16_t>(__builtin_bit_cast(uint16_t, static_cast<_Float16>(v)))); }},
+      {1,
+       [](float v) {
+         return raw(static_cast<uint16_t>(__builtin_bit_cast(uint16_t, static_cast<_Float16>(v))));
+       }},
       {30, [](float v) { return raw(static_cast<uint16_t>(std::bit_cast<uint32_t>(v) >> 16)); }},
       {28, [](float v) { return raw(static_cast<double>(v)); }},
   };
@@ -145,7 +156,8 @@ TEST(ModelLoader, NormsOfEveryFloatTypeAreWidenedExactly) {
     ASSERT_NE(model, nullptr);
     for (int64_t i = 0; i < model->hparams().dim; ++i) {
       ASSERT_EQ(model->output_norm()[i], values[static_cast<size_t>(i) % values.size()]) << c.type;
-      ASSERT_EQ(model->blocks()[1].ffn_norm[i], values[static_cast<size_t>(i) % values.size()]) << c.type;
+      ASSERT_EQ(model->blocks()[1].ffn_norm[i], values[static_cast<size_t>(i) % values.size()])
+          << c.type;
     }
   }
 }
@@ -170,7 +182,9 @@ TEST(ModelLoader, EveryMissingKeyAndTensorIsListedAtOnce) {
     EXPECT_NE(line.find(key), std::string::npos) << line;
   }
   doc = golden("qwen2-tiny-f32");
-  doc.drop_tensor("blk.0.attn_q.weight").drop_tensor("blk.3.ffn_down.weight").drop_tensor("output_norm.weight");
+  doc.drop_tensor("blk.0.attn_q.weight")
+      .drop_tensor("blk.3.ffn_down.weight")
+      .drop_tensor("output_norm.weight");
   e = refused(doc);
   EXPECT_EQ(e.code, "gguf.missing_tensor");
   for (const char* name : {"blk.0.attn_q.weight", "blk.3.ffn_down.weight", "output_norm.weight"}) {
@@ -183,7 +197,8 @@ TEST(ModelLoader, BiasesStandInEveryBlockOrInNone) {
   doc.drop_tensor("blk.2.attn_k.bias");
   EXPECT_EQ(refused(doc).code, "gguf.missing_tensor");
   for (int i = 0; i < 4; ++i) {
-    for (const char* which : {"q", "k", "v"}) doc.drop_tensor("blk." + std::to_string(i) + ".attn_" + which + ".bias");
+    for (const char* which : {"q", "k", "v"})
+      doc.drop_tensor(fmt::format("blk.{}.attn_{}.bias", i, which));
   }
   TempDir dir;
   const auto model = loaded(doc, dir);
@@ -213,8 +228,11 @@ TEST(ModelLoader, HyperParametersOutOfRangeAreRefusedByName) {
       EXPECT_NE(e.what.find("found " + std::to_string(v)), std::string::npos) << e.what;
     }
   }
-  for (const std::string& key : {a + "rope.freq_base", a + "rope.scaling.factor", a + "attention.layer_norm_rms_epsilon",
-                                 a + "rope.scaling.attn_factor", a + "rope.scaling.yarn_beta_fast"}) {
+  for (const std::string& key : {a + "rope.freq_base",
+                                 a + "rope.scaling.factor",
+                                 a + "attention.layer_norm_rms_epsilon",
+                                 a + "rope.scaling.attn_factor",
+                                 a + "rope.scaling.yarn_beta_fast"}) {
     for (const double v : {nan, inf, -inf, -1.0, 0.0}) {
       const Error e = refused(golden("qwen2-tiny-f32").set_f32(key, static_cast<float>(v)));
       EXPECT_EQ(e.code, "gguf.value_range") << key << " " << v;
@@ -222,19 +240,27 @@ TEST(ModelLoader, HyperParametersOutOfRangeAreRefusedByName) {
     }
     EXPECT_EQ(refused(golden("qwen2-tiny-f32").set_u32(key, 1)).code, "gguf.key_type");
   }
-  const Error e = refused(golden("qwen2-tiny-f32").set(a + "block_count", GgufValueType::kI32, raw<int32_t>(-2)));
+  const Error e = refused(
+      golden("qwen2-tiny-f32").set(a + "block_count", GgufValueType::kI32, raw<int32_t>(-2)));
   EXPECT_NE(e.what.find("found -2"), std::string::npos) << e.what;
   for (const auto type : {GgufValueType::kString, GgufValueType::kF32, GgufValueType::kBool}) {
-    const std::string value = type == GgufValueType::kString ? test::raw_string("2") : type == GgufValueType::kF32 ? raw(2.0f) : raw<uint8_t>(1);
-    EXPECT_EQ(refused(golden("qwen2-tiny-f32").set(a + "context_length", type, value)).code, "gguf.key_type");
+    const std::string value = type == GgufValueType::kString ? test::raw_string("2")
+                              : type == GgufValueType::kF32  ? raw(2.0f)
+                                                             : raw<uint8_t>(1);
+    EXPECT_EQ(refused(golden("qwen2-tiny-f32").set(a + "context_length", type, value)).code,
+              "gguf.key_type");
   }
 }
 
 TEST(ModelLoader, LimitsThemselvesAreServed) {
-  EXPECT_EQ(hparams_of(golden("qwen2-tiny-f32").set_u32("qwen2.context_length", 1u << 26)).max_seq_len, 1 << 26);
+  EXPECT_EQ(
+      hparams_of(golden("qwen2-tiny-f32").set_u32("qwen2.context_length", 1u << 26)).max_seq_len,
+      1 << 26);
   EXPECT_EQ(hparams_of(golden("qwen2-tiny-f32").set_u32("qwen2.context_length", 1)).max_seq_len, 1);
   EXPECT_EQ(hparams_of(golden("qwen2-tiny-f32").set_u32("qwen2.vocab_size", 512)).vocab_size, 512);
-  EXPECT_EQ(hparams_of(golden("qwen2-tiny-f32").set_u32("tokenizer.ggml.eos_token_id", 511)).vocab_size, 512);
+  EXPECT_EQ(
+      hparams_of(golden("qwen2-tiny-f32").set_u32("tokenizer.ggml.eos_token_id", 511)).vocab_size,
+      512);
 }
 
 TEST(ModelLoader, PerBlockArraysMustBeEqualAndComplete) {
@@ -242,11 +268,24 @@ TEST(ModelLoader, PerBlockArraysMustBeEqualAndComplete) {
   const uint32_t n = 4;
   GgufDoc doc = golden("qwen2-tiny-f32");
   const auto heads = static_cast<uint32_t>(hparams_of(doc).n_heads);
-  EXPECT_EQ(hparams_of(GgufDoc(doc).set_array<uint32_t>(key, GgufValueType::kU32, std::vector<uint32_t>(n, heads))).n_heads, heads);
-  EXPECT_EQ(refused(GgufDoc(doc).set_array<uint32_t>(key, GgufValueType::kU32, std::vector<uint32_t>(n + 1, heads))).code, "gguf.value_range");
-  EXPECT_EQ(refused(GgufDoc(doc).set_array<uint32_t>(key, GgufValueType::kU32, {})).code, "gguf.value_range");
-  EXPECT_EQ(refused(GgufDoc(doc).set_array<uint32_t>(key, GgufValueType::kU32, {heads, heads, heads, 2 * heads})).code, "model_unsupported");
-  EXPECT_EQ(refused(GgufDoc(doc).set_array<float>(key, GgufValueType::kF32, std::vector<float>(n, 2.f))).code, "gguf.key_type");
+  EXPECT_EQ(hparams_of(GgufDoc(doc).set_array<uint32_t>(
+                           key, GgufValueType::kU32, std::vector<uint32_t>(n, heads)))
+                .n_heads,
+            heads);
+  EXPECT_EQ(refused(GgufDoc(doc).set_array<uint32_t>(
+                        key, GgufValueType::kU32, std::vector<uint32_t>(n + 1, heads)))
+                .code,
+            "gguf.value_range");
+  EXPECT_EQ(refused(GgufDoc(doc).set_array<uint32_t>(key, GgufValueType::kU32, {})).code,
+            "gguf.value_range");
+  EXPECT_EQ(refused(GgufDoc(doc).set_array<uint32_t>(
+                        key, GgufValueType::kU32, {heads, heads, heads, 2 * heads}))
+                .code,
+            "model_unsupported");
+  EXPECT_EQ(
+      refused(GgufDoc(doc).set_array<float>(key, GgufValueType::kF32, std::vector<float>(n, 2.f)))
+          .code,
+      "gguf.key_type");
 }
 
 TEST(ModelLoader, RopeScalingIsRead) {
@@ -262,11 +301,14 @@ TEST(ModelLoader, RopeScalingIsRead) {
   EXPECT_EQ(h.rope_original_context, 32.0);
   h = hparams_of(golden("qwen2-rope-linear"));
   EXPECT_EQ(h.rope_scaling, kernels::RopeScaling::kLinear);
-  h = hparams_of(golden("qwen2-rope-linear").drop("qwen2.rope.scaling.type"));   // a factor alone is linear
+  h = hparams_of(
+      golden("qwen2-rope-linear").drop("qwen2.rope.scaling.type"));  // a factor alone is linear
   EXPECT_EQ(h.rope_scaling, kernels::RopeScaling::kLinear);
   h = hparams_of(golden("qwen2-tiny-f32"));
   EXPECT_EQ(h.rope_scaling, kernels::RopeScaling::kNone);
-  EXPECT_EQ(refused(golden("qwen2-rope-linear").set_string("qwen2.rope.scaling.type", "longrope")).code, "model_unsupported");
+  EXPECT_EQ(
+      refused(golden("qwen2-rope-linear").set_string("qwen2.rope.scaling.type", "longrope")).code,
+      "model_unsupported");
 }
 
 TEST(ModelLoader, RopeFactorsMustBeFiniteAndPositive) {
@@ -276,8 +318,14 @@ TEST(ModelLoader, RopeFactorsMustBeFiniteAndPositive) {
   ASSERT_NE(model, nullptr);
   ASSERT_NE(model->rope_factors(), nullptr);
   GgufDoc copy = doc;
-  EXPECT_EQ(std::memcmp(model->rope_factors(), copy.tensor("rope_freqs.weight")->data.data(), 4u * static_cast<size_t>(model->hparams().rope_dim) / 2), 0);
-  for (const float v : {0.0f, -1.0f, std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
+  EXPECT_EQ(std::memcmp(model->rope_factors(),
+                        copy.tensor("rope_freqs.weight")->data.data(),
+                        4u * static_cast<size_t>(model->hparams().rope_dim) / 2),
+            0);
+  for (const float v : {0.0f,
+                        -1.0f,
+                        std::numeric_limits<float>::infinity(),
+                        std::numeric_limits<float>::quiet_NaN()}) {
     copy = doc;
     std::memcpy(copy.tensor("rope_freqs.weight")->data.data() + 8, &v, 4);
     const Error e = refused(copy);
@@ -299,20 +347,33 @@ TEST(ModelLoader, SlidingWindowPatterns) {
   EXPECT_TRUE(h.layer_slides[0] && !h.layer_slides[1] && h.layer_slides[2]);
   h = hparams_of(golden("qwen2-swa").set_u32("qwen2.attention.sliding_window", 0));
   EXPECT_FALSE(h.layer_slides[0] || h.layer_slides[1] || h.layer_slides[2]);
-  EXPECT_EQ(refused(golden("qwen2-swa").set_array<uint8_t>(key, GgufValueType::kBool, {1, 0})).code, "gguf.value_range");
+  EXPECT_EQ(refused(golden("qwen2-swa").set_array<uint8_t>(key, GgufValueType::kBool, {1, 0})).code,
+            "gguf.value_range");
 }
 
 TEST(ModelLoader, Experts) {
   const auto h = hparams_of(golden("qwen3moe-tiny"));
   EXPECT_GT(h.n_experts, 0);
   EXPECT_TRUE(h.norm_topk_prob);
-  EXPECT_FALSE(hparams_of(golden("qwen3moe-tiny").set_bool("qwen3moe.expert_weights_norm", false)).norm_topk_prob);
-  EXPECT_EQ(refused(golden("qwen3moe-tiny").set_u32("qwen3moe.expert_used_count", static_cast<uint32_t>(h.n_experts) + 1)).field, "qwen3moe.expert_used_count");
-  EXPECT_EQ(refused(golden("qwen3moe-tiny").set_u32("qwen3moe.expert_used_count", 0)).code, "gguf.value_range");
-  EXPECT_EQ(refused(golden("qwen3moe-tiny").set_u32("qwen3moe.expert_count", 1025)).code, "gguf.value_range");
-  EXPECT_EQ(refused(golden("qwen3moe-tiny").drop("qwen3moe.expert_count")).code, "gguf.missing_key");
-  EXPECT_EQ(refused(golden("qwen3moe-tiny").set_u32("qwen3moe.expert_count", static_cast<uint32_t>(h.n_experts) + 1)).code, "gguf.shape");
-  EXPECT_EQ(refused(golden("qwen2-tiny-f32").set_u32("qwen2.expert_count", 8)).code, "model_unsupported");
+  EXPECT_FALSE(hparams_of(golden("qwen3moe-tiny").set_bool("qwen3moe.expert_weights_norm", false))
+                   .norm_topk_prob);
+  EXPECT_EQ(
+      refused(golden("qwen3moe-tiny")
+                  .set_u32("qwen3moe.expert_used_count", static_cast<uint32_t>(h.n_experts) + 1))
+          .field,
+      "qwen3moe.expert_used_count");
+  EXPECT_EQ(refused(golden("qwen3moe-tiny").set_u32("qwen3moe.expert_used_count", 0)).code,
+            "gguf.value_range");
+  EXPECT_EQ(refused(golden("qwen3moe-tiny").set_u32("qwen3moe.expert_count", 1025)).code,
+            "gguf.value_range");
+  EXPECT_EQ(refused(golden("qwen3moe-tiny").drop("qwen3moe.expert_count")).code,
+            "gguf.missing_key");
+  EXPECT_EQ(refused(golden("qwen3moe-tiny")
+                        .set_u32("qwen3moe.expert_count", static_cast<uint32_t>(h.n_experts) + 1))
+                .code,
+            "gguf.shape");
+  EXPECT_EQ(refused(golden("qwen2-tiny-f32").set_u32("qwen2.expert_count", 8)).code,
+            "model_unsupported");
 }
 
 TEST(ModelLoader, ShapesNameTheKeysTheyComeFrom) {
@@ -329,7 +390,7 @@ TEST(ModelLoader, ShapesNameTheKeysTheyComeFrom) {
 TEST(ModelLoader, TypesThatCannotBeComputedAreNamed) {
   GgufDoc doc = golden("qwen2-tiny-untied-q4_k");
   auto* t = doc.tensor("blk.0.ffn_up.weight");
-  t->type = 16;   // IQ2_XXS
+  t->type = 16;  // IQ2_XXS
   t->data.resize(t->dims[0] * t->dims[1] / 256 * 66);
   Error e = refused(doc);
   EXPECT_EQ(e.code, "model_unsupported");
@@ -345,25 +406,35 @@ TEST(ModelLoader, TypesThatCannotBeComputedAreNamed) {
   // A quantised norm.
   doc = golden("qwen2-tiny-f32");
   doc.tensor("blk.0.attn_norm.weight")->type = 8;
-  doc.tensor("blk.0.attn_norm.weight")->data.resize(doc.tensor("blk.0.attn_norm.weight")->dims[0] / 32 * 34);
+  doc.tensor("blk.0.attn_norm.weight")
+      ->data.resize(doc.tensor("blk.0.attn_norm.weight")->dims[0] / 32 * 34);
   EXPECT_EQ(refused(doc).code, "gguf.tensor_type");
 }
 
 TEST(ModelLoader, WhatWouldBeComputedWronglyInSilenceIsRefused) {
   GgufDoc doc = golden("qwen2-tiny-f32");
-  doc.tensors.push_back({.name = "blk.1.ffn_gate.bias", .dims = {32}, .type = 0, .data = std::string(128, '\0')});
+  doc.tensors.push_back(
+      {.name = "blk.1.ffn_gate.bias", .dims = {32}, .type = 0, .data = std::string(128, '\0')});
   EXPECT_EQ(refused(doc).code, "model_unsupported");
   doc = golden("qwen2-tiny-f32");
-  doc.tensors.push_back({.name = "rope_factors_long.weight", .dims = {32}, .type = 0, .data = std::string(128, '\0')});
+  doc.tensors.push_back({.name = "rope_factors_long.weight",
+                         .dims = {32},
+                         .type = 0,
+                         .data = std::string(128, '\0')});
   EXPECT_EQ(refused(doc).code, "model_unsupported");
   doc = golden("qwen2-tiny-f32");
-  doc.tensors.push_back({.name = "something.else", .dims = {32}, .type = 0, .data = std::string(128, '\0')});
+  doc.tensors.push_back(
+      {.name = "something.else", .dims = {32}, .type = 0, .data = std::string(128, '\0')});
   TempDir dir;
   EXPECT_NE(accepted(doc, dir), nullptr);
-  EXPECT_EQ(refused(golden("qwen2-tiny-f32").set_f32("qwen2.final_logit_softcapping", 30)).code, "model_unsupported");
-  EXPECT_EQ(refused(golden("qwen2-tiny-f32").set_bool("qwen2.attention.causal", false)).code, "model_unsupported");
-  EXPECT_EQ(refused(golden("qwen2-tiny-f32").set_string("general.architecture", "gemma3")).code, "model_unsupported");
-  EXPECT_EQ(refused(golden("qwen2-tiny-f32").set_string("general.type", "adapter")).code, "model_unsupported");
+  EXPECT_EQ(refused(golden("qwen2-tiny-f32").set_f32("qwen2.final_logit_softcapping", 30)).code,
+            "model_unsupported");
+  EXPECT_EQ(refused(golden("qwen2-tiny-f32").set_bool("qwen2.attention.causal", false)).code,
+            "model_unsupported");
+  EXPECT_EQ(refused(golden("qwen2-tiny-f32").set_string("general.architecture", "gemma3")).code,
+            "model_unsupported");
+  EXPECT_EQ(refused(golden("qwen2-tiny-f32").set_string("general.type", "adapter")).code,
+            "model_unsupported");
 }
 
 TEST(Vocab, SettingsAreRead) {
@@ -394,15 +465,35 @@ TEST(Vocab, ArraysMustFitTogether) {
   const std::string t = "tokenizer.ggml.";
   const auto doc = [] { return golden("qwen2-tiny-f32"); };
   for (const size_t n : {0u, 1u, 511u, 513u}) {
-    EXPECT_EQ(refused(doc().set_array<float>(t + "scores", GgufValueType::kF32, std::vector<float>(n, 0.f))).code, "gguf.vocab") << n;
-    EXPECT_EQ(refused(doc().set_array<int32_t>(t + "token_type", GgufValueType::kI32, std::vector<int32_t>(n, 1))).code, "gguf.vocab") << n;
+    EXPECT_EQ(refused(doc().set_array<float>(
+                          t + "scores", GgufValueType::kF32, std::vector<float>(n, 0.f)))
+                  .code,
+              "gguf.vocab")
+        << n;
+    EXPECT_EQ(refused(doc().set_array<int32_t>(
+                          t + "token_type", GgufValueType::kI32, std::vector<int32_t>(n, 1)))
+                  .code,
+              "gguf.vocab")
+        << n;
   }
   for (const int32_t type : {-1, 7, INT32_MAX}) {
-    EXPECT_EQ(refused(doc().set_array<int32_t>(t + "token_type", GgufValueType::kI32, std::vector<int32_t>(512, type))).code, "gguf.vocab");
+    EXPECT_EQ(refused(doc().set_array<int32_t>(
+                          t + "token_type", GgufValueType::kI32, std::vector<int32_t>(512, type)))
+                  .code,
+              "gguf.vocab");
   }
-  EXPECT_EQ(refused(doc().set_array<float>(t + "scores", GgufValueType::kF32, std::vector<float>(512, std::nanf("")))).code, "gguf.vocab");
-  EXPECT_EQ(refused(doc().set_array<int64_t>(t + "token_type", GgufValueType::kI64, std::vector<int64_t>(512, 1))).code, "gguf.key_type");
-  EXPECT_EQ(refused(doc().set_array<double>(t + "scores", GgufValueType::kF64, std::vector<double>(512, 0))).code, "gguf.key_type");
+  EXPECT_EQ(refused(doc().set_array<float>(
+                        t + "scores", GgufValueType::kF32, std::vector<float>(512, std::nanf(""))))
+                .code,
+            "gguf.vocab");
+  EXPECT_EQ(refused(doc().set_array<int64_t>(
+                        t + "token_type", GgufValueType::kI64, std::vector<int64_t>(512, 1)))
+                .code,
+            "gguf.key_type");
+  EXPECT_EQ(refused(doc().set_array<double>(
+                        t + "scores", GgufValueType::kF64, std::vector<double>(512, 0)))
+                .code,
+            "gguf.key_type");
   EXPECT_EQ(refused(doc().set_strings(t + "tokens", {})).code, "gguf.vocab");
   EXPECT_EQ(refused(doc().set_u32(t + "tokens", 1)).code, "gguf.key_type");
   EXPECT_EQ(refused(doc().set_u32(t + "add_bos_token", 1)).code, "gguf.key_type");
@@ -411,9 +502,11 @@ TEST(Vocab, ArraysMustFitTogether) {
 TEST(Vocab, TokensAndEmbeddingRowsAgree) {
   GgufDoc doc = golden("qwen2-tiny-f32");
   std::vector<std::string> tokens;
-  for (int i = 0; i < 513; ++i) tokens.push_back("t" + std::to_string(i));
+  for (int i = 0; i < 513; ++i) tokens.push_back(fmt::format("t{}", i));
   for (const char* key : {"scores", "token_type"}) doc.drop(std::string("tokenizer.ggml.") + key);
-  doc.drop("qwen2.vocab_size").set_strings("tokenizer.ggml.merges", {}).set_strings("tokenizer.ggml.tokens", tokens);
+  doc.drop("qwen2.vocab_size")
+      .set_strings("tokenizer.ggml.merges", {})
+      .set_strings("tokenizer.ggml.tokens", tokens);
   const Error e = refused(doc);
   EXPECT_EQ(e.code, "gguf.shape");
   EXPECT_NE(error_line(e).find("tokenizer.ggml.tokens"), std::string::npos);
@@ -423,27 +516,40 @@ TEST(Vocab, MergesAreTwoKnownTokens) {
   const auto with_merges = [](const std::vector<std::string>& merges) {
     return golden("qwen2-tiny-f32").set_strings("tokenizer.ggml.merges", merges);
   };
-  for (const std::string& bad : {std::string("zq qz"), std::string("abc"), std::string(), std::string(" "), std::string("a "), std::string(" a"),
-                                 std::string("\xff \xfe"), std::string("h zz"), std::string("h e x")}) {
+  for (const std::string& bad : {std::string("zq qz"),
+                                 std::string("abc"),
+                                 std::string(),
+                                 std::string(" "),
+                                 std::string("a "),
+                                 std::string(" a"),
+                                 std::string("\xff \xfe"),
+                                 std::string("h zz"),
+                                 std::string("h e x")}) {
     const Error e = refused(with_merges({"h e", bad}));
     EXPECT_EQ(e.code, "gguf.vocab") << bad;
     EXPECT_NE(e.what.find("entry 1"), std::string::npos) << e.what;
   }
   TempDir dir;
   EXPECT_NE(accepted(with_merges({"h e"}), dir), nullptr);
-  EXPECT_EQ(refused(golden("qwen2-tiny-f32").drop("tokenizer.ggml.merges")).code, "gguf.missing_key");
+  EXPECT_EQ(refused(golden("qwen2-tiny-f32").drop("tokenizer.ggml.merges")).code,
+            "gguf.missing_key");
 }
 
 TEST(Vocab, ChatTemplateLimit) {
   constexpr size_t kLimit = 1u << 20;
   TempDir dir;
   for (const size_t n : {kLimit - 1, kLimit}) {
-    const auto model = accepted(golden("qwen2-tiny-f32").set_string("tokenizer.chat_template", std::string(n, 'x')), dir);
+    const auto model = accepted(
+        golden("qwen2-tiny-f32").set_string("tokenizer.chat_template", std::string(n, 'x')), dir);
     ASSERT_NE(model, nullptr);
     EXPECT_EQ(model->vocab.chat_template.size(), n);
   }
-  EXPECT_EQ(refused(golden("qwen2-tiny-f32").set_string("tokenizer.chat_template", std::string(kLimit + 1, 'x'))).code, "gguf.vocab");
-  EXPECT_EQ(refused(golden("qwen2-tiny-f32").set_u32("tokenizer.chat_template", 1)).code, "gguf.key_type");
+  EXPECT_EQ(refused(golden("qwen2-tiny-f32")
+                        .set_string("tokenizer.chat_template", std::string(kLimit + 1, 'x')))
+                .code,
+            "gguf.vocab");
+  EXPECT_EQ(refused(golden("qwen2-tiny-f32").set_u32("tokenizer.chat_template", 1)).code,
+            "gguf.key_type");
 }
 
 TEST(Vocab, UnknownKindsAreNamedAndTheKnownOnesListed) {
@@ -454,21 +560,25 @@ TEST(Vocab, UnknownKindsAreNamedAndTheKnownOnesListed) {
   EXPECT_NE(e.what.find("xyzzy"), std::string::npos);
   EXPECT_NE(e.what.find("llama-bpe"), std::string::npos);
   TempDir dir;
-  EXPECT_EQ(accepted(golden("qwen2-tiny-f32").drop("tokenizer.ggml.pre"), dir)->vocab.pre, "default");
+  EXPECT_EQ(accepted(golden("qwen2-tiny-f32").drop("tokenizer.ggml.pre"), dir)->vocab.pre,
+            "default");
 }
 
-// 150,000 tokens and merges: one pass each, no quadratic step. The promise is 300 ms; sanitizers get more.
+// 150,000 tokens and merges: one pass each, no quadratic step. The promise is 300 ms; sanitizers
+// get more.
 TEST(Vocab, LargeVocabulariesAreCheckedFast) {
   constexpr size_t kTokens = 150000;
   GgufDoc doc;
   std::vector<std::string> tokens;
   std::vector<std::string> merges;
-  for (size_t i = 0; i < kTokens / 2; ++i) tokens.push_back("t" + std::to_string(i) + ".");
+  for (size_t i = 0; i < kTokens / 2; ++i) tokens.push_back(fmt::format("t{}.", i));
   for (size_t i = 1; i < kTokens / 2; ++i) {
     tokens.push_back(tokens[i] + tokens[i - 1]);
     merges.push_back(tokens[i] + " " + tokens[i - 1]);
   }
-  doc.set_string("tokenizer.ggml.model", "gpt2").set_strings("tokenizer.ggml.tokens", tokens).set_strings("tokenizer.ggml.merges", merges);
+  doc.set_string("tokenizer.ggml.model", "gpt2")
+      .set_strings("tokenizer.ggml.tokens", tokens)
+      .set_strings("tokenizer.ggml.merges", merges);
   TempDir dir;
   doc.write(dir.file("m"));
   const auto start = std::chrono::steady_clock::now();
@@ -481,7 +591,8 @@ TEST(Vocab, LargeVocabulariesAreCheckedFast) {
 
 TEST(Vocab, EqualTokensStayLinear) {
   GgufDoc doc;
-  doc.set_string("tokenizer.ggml.model", "gpt2").set_strings("tokenizer.ggml.tokens", std::vector<std::string>(200000, "same"));
+  doc.set_string("tokenizer.ggml.model", "gpt2")
+      .set_strings("tokenizer.ggml.tokens", std::vector<std::string>(200000, "same"));
   doc.set_strings("tokenizer.ggml.merges", {"a b"});
   TempDir dir;
   const auto file = GgufFile::open(doc.write(dir.file("m")));
@@ -493,7 +604,8 @@ TEST(Vocab, EqualTokensStayLinear) {
 
 TEST(Model, QuantizationNames) {
   TempDir dir;
-  for (const auto& [id, name] : {std::pair{15u, "Q4_K_M"}, {7u, "Q8_0"}, {1039u, "Q4_K_M"}, {999999u, "F32"}}) {
+  for (const auto& [id, name] :
+       {std::pair{15u, "Q4_K_M"}, {7u, "Q8_0"}, {1039u, "Q4_K_M"}, {999999u, "F32"}}) {
     const auto model = accepted(golden("qwen2-tiny-f32").set_u32("general.file_type", id), dir);
     ASSERT_NE(model, nullptr);
     EXPECT_EQ(quantization_name(model->file), name);
@@ -505,7 +617,8 @@ TEST(Model, QuantizationNames) {
 TEST(Model, NameFallsBackToTheFile) {
   TempDir dir;
   EXPECT_EQ(loaded(golden("qwen2-tiny-f32").drop("general.name"), dir)->name(), "m");
-  EXPECT_EQ(loaded(golden("qwen2-tiny-f32").set_string("general.name", "Qwen \xff!"), dir)->name(), "Qwen \xef\xbf\xbd!");
+  EXPECT_EQ(loaded(golden("qwen2-tiny-f32").set_string("general.name", "Qwen \xff!"), dir)->name(),
+            "Qwen \xef\xbf\xbd!");
 }
 
 TEST(Model, ChangesOnDiskAreNoticed) {
@@ -520,7 +633,7 @@ TEST(Model, ChangesOnDiskAreNoticed) {
   doc.write(dir.file("m.gguf"));
   EXPECT_EQ(model->still_unchanged().error().code, "model_changed");
   std::this_thread::sleep_for(std::chrono::milliseconds(20));
-  doc.write(dir.file("old.gguf"));   // the file that is mapped, written over
+  doc.write(dir.file("old.gguf"));  // the file that is mapped, written over
   EXPECT_EQ(model->still_unchanged().error().code, "io.changed");
 }
 
@@ -539,7 +652,7 @@ TEST(Model, AFileChangedBetweenCheckAndLoadIsRefused) {
 TEST(Model, MetadataIsBounded) {
   TempDir dir;
   GgufDoc doc = golden("qwen2-tiny-f32");
-  for (int i = 0; i < 1000; ++i) doc.set_string("x." + std::to_string(i), std::string(5000, 'v'));
+  for (int i = 0; i < 1000; ++i) doc.set_string(fmt::format("x.{}", i), std::string(5000, 'v'));
   const auto model = loaded(doc, dir);
   ASSERT_NE(model, nullptr);
   size_t bytes = 0;
@@ -559,7 +672,9 @@ TEST(Model, SplitModelsLoad) {
   for (GgufDoc* part : {&first, &second}) {
     part->set("split.no", GgufValueType::kU16, raw<uint16_t>(part == &first ? 0 : 1));
     part->set("split.count", GgufValueType::kU16, raw<uint16_t>(2));
-    part->set("split.tensors.count", GgufValueType::kI32, raw<int32_t>(static_cast<int32_t>(doc.tensors.size())));
+    part->set("split.tensors.count",
+              GgufValueType::kI32,
+              raw<int32_t>(static_cast<int32_t>(doc.tensors.size())));
   }
   first.tensors.assign(doc.tensors.begin(), doc.tensors.begin() + 5);
   second.tensors.assign(doc.tensors.begin() + 5, doc.tensors.end());
@@ -573,7 +688,10 @@ TEST(Model, SplitModelsLoad) {
   for (const kernels::BlockWeights& b : model.value()->blocks()) {
     for (const kernels::MatrixRef& ref : {b.wq, b.router, b.w2_exps}) {
       const auto& data = doc.tensors[static_cast<size_t>(ref.tensor)].data;
-      EXPECT_EQ(std::memcmp(model.value()->row_data(static_cast<uint32_t>(ref.tensor), 0), data.data(), data.size()), 0);
+      EXPECT_EQ(std::memcmp(model.value()->row_data(static_cast<uint32_t>(ref.tensor), 0),
+                            data.data(),
+                            data.size()),
+                0);
     }
   }
 }

@@ -64,7 +64,7 @@ TEST(Budget, MovedReservationGivesItsBytesBackOnce) {
     EXPECT_EQ(a.bytes(), 0u);
     EXPECT_EQ(budget.used(), 30u);
     Reservation c = budget.reserve(50, MemoryClass::kRing).value();
-    c = std::move(b);      // what c held goes back, what b held is c's
+    c = std::move(b);  // what c held goes back, what b held is c's
     EXPECT_EQ(budget.used(), 30u);
     EXPECT_EQ(budget.used(MemoryClass::kRing), 0u);
     Reservation& same = c;
@@ -77,7 +77,8 @@ TEST(Budget, MovedReservationGivesItsBytesBackOnce) {
   EXPECT_FALSE(none.resize(1));
 }
 
-// The promise: used == sum by class, and used <= limit after every step, whatever several threads do.
+// The promise: used == sum by class, and used <= limit after every step, whatever several threads
+// do.
 TEST(Budget, RandomTracesKeepTheLedgerTrue) {
   const auto seed = std::random_device{}();
   SCOPED_TRACE("seed " + std::to_string(seed));
@@ -105,13 +106,14 @@ TEST(Budget, RandomTracesKeepTheLedgerTrue) {
           }
           break;
         case 3:
-          if (held.size() > 1) {   // assigned over: the one below is released
+          if (held.size() > 1) {  // assigned over: the one below is released
             held[rng() % (held.size() - 1)] = std::move(held.back());
             held.pop_back();
           }
           break;
         default:
-          if (!held.empty()) held.erase(held.begin() + static_cast<std::ptrdiff_t>(rng() % held.size()));
+          if (!held.empty())
+            held.erase(held.begin() + static_cast<std::ptrdiff_t>(rng() % held.size()));
       }
       if (budget.used() > kLimit) broken = true;
     }
@@ -147,7 +149,8 @@ TEST(Budget, RandomTracesKeepTheLedgerTrue) {
 }
 
 TEST(Budget, EveryClassHasAName) {
-  for (size_t c = 0; c < kClasses; ++c) EXPECT_STRNE(memory_class_name(static_cast<MemoryClass>(c)), "unknown");
+  for (size_t c = 0; c < kClasses; ++c)
+    EXPECT_STRNE(memory_class_name(static_cast<MemoryClass>(c)), "unknown");
   EXPECT_STREQ(memory_class_name(MemoryClass::kCount), "unknown");
 }
 

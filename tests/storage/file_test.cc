@@ -23,19 +23,21 @@ TEST(File, OnlyRegularFilesAreOpened) {
   TempDir dir;
   ASSERT_EQ(::mkfifo(dir.file("fifo").c_str(), 0600), 0);
   ASSERT_EQ(::symlink(dir.file("loop").c_str(), dir.file("loop").c_str()), 0);
-  const std::pair<std::string, const char*> cases[] = {{dir.path(), "io.not_regular"},
-                                                       {dir.file("fifo"), "io.not_regular"},
-                                                       {"/dev/null", "io.not_regular"},
-                                                       {dir.file("loop"), "io.open"},
-                                                       {dir.file("absent"), "io.open"},
-                                                       {"", "io.open"},
-                                                       {std::string("/etc/passwd\0x", 13), "io.open"}};
+  const std::pair<std::string, const char*> cases[] = {
+      {dir.path(), "io.not_regular"},
+      {dir.file("fifo"), "io.not_regular"},
+      {"/dev/null", "io.not_regular"},
+      {dir.file("loop"), "io.open"},
+      {dir.file("absent"), "io.open"},
+      {"", "io.open"},
+      {std::string("/etc/passwd\0x", 13), "io.open"}};
   for (const auto& [path, code] : cases) {
     const auto start = std::chrono::steady_clock::now();
     const auto file = File::open_regular(path);
     ASSERT_FALSE(file) << path;
     EXPECT_EQ(file.error().code, code) << path;
-    EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(1)) << "a FIFO must not block";
+    EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(1))
+        << "a FIFO must not block";
     EXPECT_FALSE(GgufFile::open(path));
   }
 }

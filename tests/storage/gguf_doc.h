@@ -1,5 +1,5 @@
-// A GGUF file as a list of keys and tensors that tests take apart, change and write again. Writes what it is told,
-// valid or not.
+// A GGUF file as a list of keys and tensors that tests take apart, change and write again. Writes
+// what it is told, valid or not.
 #pragma once
 
 #include <sys/mman.h>
@@ -40,7 +40,8 @@ class TempDir {
 };
 
 inline void write_file(const std::string& path, const std::string& bytes) {
-  std::ofstream(path, std::ios::binary).write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+  std::ofstream(path, std::ios::binary)
+      .write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
 }
 
 // A file that lives in memory: thousands of them cost no disk.
@@ -64,12 +65,14 @@ template <class T>
 std::string raw(T v) {
   return std::string(reinterpret_cast<const char*>(&v), sizeof v);
 }
-inline std::string raw_string(std::string_view s) { return raw<uint64_t>(s.size()) + std::string(s); }
+inline std::string raw_string(std::string_view s) {
+  return raw<uint64_t>(s.size()) + std::string(s);
+}
 
 struct DocKey {
   std::string key;
   GgufValueType type;
-  std::string value;   // as it lies in the file
+  std::string value;  // as it lies in the file
 };
 
 struct DocTensor {
@@ -77,13 +80,13 @@ struct DocTensor {
   std::vector<uint64_t> dims;
   uint32_t type = 0;
   std::string data;
-  uint64_t offset = UINT64_MAX;   // in the data section; default: after the one before
+  uint64_t offset = UINT64_MAX;  // in the data section; default: after the one before
 };
 
 class GgufDoc {
  public:
   uint32_t version = 3;
-  uint64_t alignment = 32;        // of the layout; general.alignment is a key like others
+  uint64_t alignment = 32;  // of the layout; general.alignment is a key like others
   std::vector<DocKey> keys;
   std::vector<DocTensor> tensors;
 
@@ -99,7 +102,10 @@ class GgufDoc {
       doc.keys.push_back({std::string(v.key), v.type, std::move(bytes)});
     }
     for (const GgufTensor& t : file.tensors()) {
-      DocTensor tensor{.name = std::string(t.name), .dims = {t.dims, t.dims + t.n_dims}, .type = t.type_id, .data = {}};
+      DocTensor tensor{.name = std::string(t.name),
+                       .dims = {t.dims, t.dims + t.n_dims},
+                       .type = t.type_id,
+                       .data = {}};
       tensor.data.resize(t.n_bytes);
       (void)file.parts()[t.part].file.pread_exact(tensor.data.data(), t.n_bytes, t.file_offset);
       doc.tensors.push_back(std::move(tensor));
@@ -122,10 +128,18 @@ class GgufDoc {
     keys.push_back({key, type, std::move(value)});
     return *this;
   }
-  GgufDoc& set_u32(const std::string& key, uint32_t v) { return set(key, GgufValueType::kU32, raw(v)); }
-  GgufDoc& set_f32(const std::string& key, float v) { return set(key, GgufValueType::kF32, raw(v)); }
-  GgufDoc& set_bool(const std::string& key, bool v) { return set(key, GgufValueType::kBool, raw<uint8_t>(v)); }
-  GgufDoc& set_string(const std::string& key, std::string_view v) { return set(key, GgufValueType::kString, raw_string(v)); }
+  GgufDoc& set_u32(const std::string& key, uint32_t v) {
+    return set(key, GgufValueType::kU32, raw(v));
+  }
+  GgufDoc& set_f32(const std::string& key, float v) {
+    return set(key, GgufValueType::kF32, raw(v));
+  }
+  GgufDoc& set_bool(const std::string& key, bool v) {
+    return set(key, GgufValueType::kBool, raw<uint8_t>(v));
+  }
+  GgufDoc& set_string(const std::string& key, std::string_view v) {
+    return set(key, GgufValueType::kString, raw_string(v));
+  }
   GgufDoc& set_strings(const std::string& key, const std::vector<std::string>& v) {
     std::string bytes = raw(GgufValueType::kString) + raw<uint64_t>(v.size());
     for (const std::string& s : v) bytes += raw_string(s);
@@ -150,7 +164,8 @@ class GgufDoc {
 
   // The header only, padded to the alignment.
   std::string header() const {
-    std::string out = "GGUF" + raw(version) + raw<uint64_t>(tensors.size()) + raw<uint64_t>(keys.size());
+    std::string out =
+        "GGUF" + raw(version) + raw<uint64_t>(tensors.size()) + raw<uint64_t>(keys.size());
     for (const DocKey& k : keys) out += raw_string(k.key) + raw(k.type) + k.value;
     uint64_t at = 0;
     for (const DocTensor& t : tensors) {
@@ -166,7 +181,8 @@ class GgufDoc {
     std::string out = header();
     for (const DocTensor& t : tensors) {
       out += t.data;
-      out.resize(padded(out.size()), '\0');   // the header is padded, so positions in the file align too
+      out.resize(padded(out.size()),
+                 '\0');  // the header is padded, so positions in the file align too
     }
     return out;
   }
