@@ -22,12 +22,11 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 MUTATOR = os.path.join(HERE, "..", "tools", "gguf_mutator.py")
 LINE = re.compile(r"^sluice: (?P<file>.*?): (?:offset (?P<offset>\d+): )?(?:(?P<field>.+?): )?(?P<what>.*) \[(?P<code>[a-z_.]+)\]$")
-ADDRESS_SPACE = 256 << 20   # above what a valid model of the same kind takes
 HANG_S = 20
 
 
 def run(binary, path, limit):
-    """-> (exit status, stdout, stderr, seconds, peak resident KiB)"""
+    """-> (exit status, stdout, stderr, seconds of processor time)"""
     def limits():
         if limit:
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -45,24 +44,29 @@ def run(binary, path, limit):
             p.kill()
         time.sleep(0.001)
     p.returncode = 0   # reaped here, so that its own resource usage is known
-    seconds = time.monotonic() - start
+    seconds = usage.ru_utime + usage.ru_stime   # what else the machine does is not its fault
     texts = []
     for f in (out, err):
         f.seek(0)
         texts.append(f.read())
         f.close()
     code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
-    return ("hang" if hung else code), texts[0], texts[1], seconds, usage.ru_maxrss
+    return ("hang" if hung else code), texts[0], texts[1], seconds
 
 
 def address_space_of(binary, base):
-    """Address space a valid model needs: the smallest power-of-two multiple of 16 MiB that works."""
-    limit = 16 << 20
-    while limit < 1 << 40:
-        if run(binary, base, limit)[0] == 0:
-            return limit
-        limit *= 2
-    return 0   # a sanitizer's build reserves terabytes: no limit then
+    """Bytes of address space in which a valid model can just be checked, to 1 MiB. 0: a sanitizer's build, which
+    reserves terabytes."""
+    low, high = 1 << 20, 1 << 30
+    if run(binary, base, high)[0] != 0:
+        return 0
+    while high - low > 1 << 20:
+        middle = (low + high) // 2
+        if run(binary, base, middle)[0] == 0:
+            high = middle
+        else:
+            low = middle
+    return high
 
 
 class Findings:
@@ -74,9 +78,9 @@ class Findings:
         print("  %s: %s %s" % (name, what, detail[:300].decode("utf-8", "backslashreplace").strip()))
 
 
-def judge(entry, path, result, base_rss, find, sanitizer):
+def judge(entry, path, result, find, sanitizer):
     """-> (accepted, has offset, names the manifest's field)"""
-    status, out, err, seconds, rss = result
+    status, out, err, seconds = result
     name, must = entry["file"], entry["expected"] == "reject"
     if status == "hang":
         find.add(name, "hang")
@@ -86,9 +90,6 @@ def judge(entry, path, result, base_rss, find, sanitizer):
         return None
     if seconds > (10 if sanitizer else 1):
         find.add(name, "took %.2f s" % seconds)
-    allowed = max(16 << 20, 4 * entry["size"])
-    if not sanitizer and (rss - base_rss) << 10 > allowed:
-        find.add(name, "grew by %d KiB" % (rss - base_rss))
     for text in (out, err):
         try:
             clean = not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", text.decode("utf-8"))
@@ -125,21 +126,17 @@ def corpus(binary, base, seed, folder, verbose):
     with open(base, "rb") as f:
         data = f.read()
     manifest = mutator.write(mutator.Corpus(data, seed), folder, False, os.path.basename(base))
-    sanitizer = False
-    limit = address_space_of(binary, base)
-    if limit:
-        limit += ADDRESS_SPACE
-    else:
-        sanitizer = True
-    base_rss = run(binary, base, 0)[4]
+    needed = address_space_of(binary, base)
+    sanitizer = needed == 0
     find = Findings()
     accepted = refused = offsets = fields = 0
     slowest = (0.0, "")
     for entry in manifest["variants"]:
         path = os.path.join(folder, entry["file"])
-        result = run(binary, path, limit)
+        # The manifest's rule for memory: 16 MiB more than a valid model takes, or 4 times the file.
+        result = run(binary, path, 0 if sanitizer else needed + max(16 << 20, 4 * entry["size"]))
         slowest = max(slowest, (result[3], entry["file"]))
-        verdict = judge(entry, path, result, base_rss, find, sanitizer)
+        verdict = judge(entry, path, result, find, sanitizer)
         os.unlink(path)
         if verdict is None:
             continue
@@ -156,9 +153,9 @@ def corpus(binary, base, seed, folder, verbose):
     share = 100.0 * offsets / max(refused, 1)
     named = 100.0 * fields / max(refused, 1)
     print("%s, seed %d: %d variants, %d must be refused; refused %d (%.1f %% with an offset, %.1f %% naming the field), "
-          "accepted %d; slowest %.3f s (%s); findings %d"
+          "accepted %d; %d MiB of address space; slowest %.3f s of CPU (%s); findings %d"
           % (os.path.basename(base), seed, manifest["count"], manifest["reject"], refused, share, named, accepted,
-             slowest[0], slowest[1], len(find.list)))
+             needed >> 20, slowest[0], slowest[1], len(find.list)))
     if share < 95:
         find.add("all", "%.1f %% of refusals name an offset, 95 %% are needed" % share)
     if named < 95:
@@ -175,9 +172,9 @@ def special_paths(binary, folder):
     os.symlink(paths["loop"], paths["loop"])
     find = Findings()
     for what, path in paths.items():
-        status, _, err, seconds, _ = run(binary, path, 0)
-        if status != 1 or seconds > 5 or err.count(b"\n") != 1 or path.encode() not in err:
-            find.add(what, "status %s after %.1f s" % (status, seconds), err)
+        status, _, err, _ = run(binary, path, 0)
+        if status != 1 or err.count(b"\n") != 1 or path.encode() not in err:
+            find.add(what, "status %s" % status, err)
     print("%d paths that are no regular file; findings %d" % (len(paths), len(find.list)))
     return not find.list
 
