@@ -58,7 +58,7 @@ def check_model(checks, forward, model, args, rng):
         for threads in (2, 3, 5):
             same(f"{label}: {threads} threads = 1", base, *taps, "--threads", threads)
         plain = forward.path(model, ids, *mode, "--threads", 1)
-        for chunk in (1, 7, 64):
+        for chunk in args.chunks:
             same(f"{label}: chunks of {chunk} = one pass", plain, *mode, "--chunk", chunk, "--threads", 2)
         if args.decode:
             for start in sorted({1, int(rng.integers(1, n))}):
@@ -84,6 +84,7 @@ def main():
     parser.add_argument("--vocab", type=int, default=500, help="ids are drawn below this")
     parser.add_argument("--min-tokens", type=int, default=20)
     parser.add_argument("--max-tokens", type=int, default=150, help="beyond one KV page of 64")
+    parser.add_argument("--chunks", type=lambda s: [int(c) for c in s.split(",")], default=[1, 7, 64])
     parser.add_argument("--no-decode", dest="decode", action="store_false",
                         help="leave out decode = prefill, which dynamic NTK does not promise")
     parser.add_argument("models", nargs="+")
