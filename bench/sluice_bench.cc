@@ -13,7 +13,7 @@
 #include <random>
 
 #include "base/bytes.h"
-#include "bench/process_memory.h"
+#include "base/process_memory.h"
 #include "scheduler/pass.h"
 #include "scheduler/plan.h"
 #include "scheduler/streamed_source.h"

@@ -7,7 +7,9 @@
 #include <functional>
 #include <string_view>
 
+#include "base/process_memory.h"
 #include "kernels/kernels.h"
+#include "scheduler/plan.h"
 
 namespace sluice {
 namespace {
@@ -73,9 +75,25 @@ std::optional<ApiError> FailedAnswers::find(const RequestKey& key) {
   return std::nullopt;
 }
 
+namespace {
+
+// Pages of code and heap that the first requests touch after this was measured (6 MiB seen).
+constexpr uint64_t kBaseGrowth = 8u << 20;
+
+// What the process takes whatever it does. A budget below even this is met by refusing every load: nothing is left.
+Reservation reserve_base(Budget& budget) {
+  if (budget.limit() == Budget::kUnlimited) return {};
+  const uint64_t want = process_resident_bytes() + kBaseGrowth + headroom_for(budget.limit());
+  auto reserved = budget.reserve(std::min(want, budget.limit()), MemoryClass::kFixed);
+  return reserved ? std::move(reserved).value() : Reservation();
+}
+
+}  // namespace
+
 App::App(ServerOptions o, int threads)
     : options(std::move(o)),
       budget(options.budget_bytes),
+      base(reserve_base(budget)),
       pool(threads),
       registry(ModelRegistryOptions{options.state_dir, options.default_ctx, options.keep_alive_ms}, budget, pool),
       queue(options.queue),

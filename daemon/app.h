@@ -83,6 +83,7 @@ struct App {
   const ServerOptions options;
   const std::chrono::steady_clock::time_point started = std::chrono::steady_clock::now();
   Budget budget;
+  Reservation base;             // the process itself and the ledger's headroom
   ThreadPool pool;
   ModelRegistry registry;
   ProgressTable progress;

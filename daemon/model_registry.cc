@@ -329,7 +329,7 @@ std::vector<LoadedModelDoc> ModelRegistry::loaded_docs() const {
     d.path = to_valid_utf8(e->path);
     d.state = e->users > 0 ? "running" : e->ever_used ? "idle" : "loaded";
     d.file_bytes = e->facts.file_bytes;
-    d.resident_bytes = static_cast<int64_t>(memory.weights_resident + memory.kv + memory.activations + memory.fixed);
+    d.resident_bytes = static_cast<int64_t>(memory.weights_resident + memory.ring + memory.kv + memory.activations);
     d.kv_bytes = static_cast<int64_t>(memory.kv);
     d.ctx = e->loaded->engine->max_seq_len();
     if (e->users == 0 && e->expires) {
@@ -405,7 +405,7 @@ Result<std::shared_ptr<LoadedModel>> ModelRegistry::load(const EntryPtr& entry, 
       loaded->engine = std::move(engine).value();
       return loaded;
     }
-    if (engine.error().code != "budget_exceeded") return engine.error();
+    if (engine.error().code != "budget_exceeded" && engine.error().code != "budget_below_floor") return engine.error();
     if (unload_longest_unused(entry.get())) continue;
     Error e = std::move(engine).error();
     e.code = "model_does_not_fit";

@@ -10,6 +10,7 @@
 #include "scheduler/kv_cache.h"
 #include "scheduler/logprobs.h"
 #include "scheduler/pass.h"
+#include "scheduler/residency.h"
 #include "scheduler/thread_pool.h"
 
 namespace sluice {
@@ -33,6 +34,37 @@ class LastLogits final : public LogitsSink {
   }
 };
 
+constexpr int64_t kMinWalkTokens = 16;
+
+uint64_t workspace_of(const kernels::HParams& hp, int n_threads, const PassOptions& o) {
+  return kernels::workspace_bytes(hp, {o.max_tokens, o.max_seq_len, o.max_outputs, n_threads});
+}
+
+void halve_walk(PassOptions& o) {
+  o.max_tokens = std::max(kMinWalkTokens, o.max_tokens / 2);
+  o.max_outputs = std::max<int64_t>(1, o.max_outputs / 2);
+}
+
+// Opens the residency with walks as long as a sixteenth of the budget allows, shorter ones if only they fit: a long walk
+// merely spares readings of the weights.
+Result<std::unique_ptr<Residency>> open_residency(const std::shared_ptr<const Model>& model,
+                                                  const EngineOptions& options,
+                                                  int n_threads,
+                                                  Budget& budget,
+                                                  PassOptions& walk) {
+  const kernels::HParams& hp = model->hparams();
+  PlanNeeds needs;
+  needs.kv_bytes = static_cast<uint64_t>(kernels::KvLayout::of(hp, kernels::KvType::kF16).page_bytes());
+  while (workspace_of(hp, n_threads, walk) > budget.limit() / 16 && walk.max_tokens > kMinWalkTokens) halve_walk(walk);
+  for (;;) {
+    needs.activation_bytes = workspace_of(hp, n_threads, walk);
+    auto opened = Residency::create(model, options.io, needs, budget);
+    const bool too_small = !opened && opened.error().code == "budget_below_floor";
+    if (!too_small || walk.max_tokens <= kMinWalkTokens) return opened;
+    halve_walk(walk);
+  }
+}
+
 }  // namespace
 
 // What a prefill feeds: tokens that are not in the KV yet, with the role each is computed in.
@@ -50,6 +82,8 @@ struct Feed {
 struct Engine::Impl {
   std::shared_ptr<const Model> model;
   int64_t max_seq_len = 0;
+  Budget* budget = nullptr;
+  std::unique_ptr<Residency> residency;    // null: no limit
   std::unique_ptr<Pass> pass;
   std::unique_ptr<KvPool> kv_pool;
   std::unique_ptr<Sequence> kept;          // the last generation's sequence
@@ -59,6 +93,7 @@ struct Engine::Impl {
   bool last_valid = false;
 
   Result<void> check(const GenerationRequest& r) const;
+  void fill_pins(int64_t prompt_length, int64_t max_tokens);
   Feed plan_feed(const GenerationRequest& r, GenerationStats& stats);
   Result<void> prefill(const GenerationRequest& r, const Feed& feed, TokenSink& sink, const CancelToken& cancel);
   Result<void> decode(const GenerationRequest& r, TokenSink& sink, const CancelToken& cancel, GenerationStats& stats);
@@ -86,7 +121,13 @@ Result<std::unique_ptr<Engine>> Engine::create(std::shared_ptr<const Model> mode
   pass_options.max_seq_len = impl.max_seq_len;
   pass_options.max_tokens = std::min<int64_t>(pass_options.max_tokens, impl.max_seq_len);
   pass_options.reference = options.reference;
-  SLUICE_TRY(impl.pass, Pass::create(impl.model, pass_options, budget, pool));
+  impl.budget = &budget;
+  WeightSource* source = nullptr;
+  if (budget.limit() != Budget::kUnlimited && !options.reference) {
+    SLUICE_TRY(impl.residency, open_residency(impl.model, options, pool.n_threads(), budget, pass_options));
+    source = &impl.residency->source();
+  }
+  SLUICE_TRY(impl.pass, Pass::create(impl.model, pass_options, budget, pool, source));
   impl.kv_pool = std::make_unique<KvPool>(impl.pass->kv_layout(), budget);
   impl.kept = std::make_unique<Sequence>(*impl.kv_pool);
   return engine;
@@ -97,7 +138,15 @@ int64_t Engine::max_seq_len() const { return impl_->max_seq_len; }
 
 EngineMemory Engine::memory() const {
   EngineMemory m;
-  m.weights_mapped = impl_->model->weight_bytes();
+  if (impl_->residency) {
+    const SliceStoreStats store = impl_->residency->store().stats();
+    m.weights_resident = store.pinned_bytes;
+    m.ring = impl_->residency->store().ring_bytes();
+    m.streamed_bytes = store.streamed_bytes;
+    m.stall_ms = store.stall_s * 1000;
+  } else {
+    m.weights_mapped = impl_->model->weight_bytes();
+  }
   m.kv = impl_->kv_bytes.load(std::memory_order_relaxed);
   m.activations = impl_->pass->workspace_bytes();
   return m;
@@ -155,6 +204,20 @@ Feed Engine::Impl::plan_feed(const GenerationRequest& r, GenerationStats& stats)
   for (size_t i = first; i < r.prompt.size(); ++i) feed.add(r.prompt[i], roles[i]);
   feed.final_length = kept->length() + static_cast<int64_t>(feed.ids.size());
   return feed;
+}
+
+// What the budget has free becomes pins, but for the KV that this call is likely to need. More KV than that takes pins
+// back page by page.
+void Engine::Impl::fill_pins(int64_t prompt_length, int64_t max_tokens) {
+  if (!residency) return;
+  constexpr int64_t kLikelyAnswer = 256;
+  const int64_t answer = max_tokens < 0 ? kLikelyAnswer : std::min(max_tokens, kLikelyAnswer);
+  const int64_t length = std::min(prompt_length + answer, max_seq_len);
+  const auto pages = static_cast<uint64_t>((length + kernels::kPageTokens - 1) / kernels::kPageTokens);
+  const uint64_t wanted = pages * static_cast<uint64_t>(kv_pool->layout().page_bytes());
+  const uint64_t held = kept->kv_bytes();
+  // A failure means that somebody else took the room meanwhile: the pins stay as they are.
+  (void)residency->fill(wanted > held ? wanted - held : 0);
 }
 
 Result<void> Engine::Impl::walk(std::span<const Run> runs, const CancelToken& cancel) {
@@ -238,6 +301,7 @@ Result<GenerationStats> Engine::generate(const GenerationRequest& request, Token
   stats.prompt_tokens = static_cast<int64_t>(request.prompt.size());
   const auto start = Clock::now();
   const Feed feed = impl.plan_feed(request, stats);
+  impl.fill_pins(feed.final_length, request.max_tokens);
   SLUICE_TRY(impl.prefill(request, feed, sink, cancel));
   stats.prefill_ms = ms_since(start);
   SLUICE_TRY(impl.decode(request, sink, cancel, stats));

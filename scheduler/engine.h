@@ -14,6 +14,7 @@
 #include "scheduler/model_loader.h"
 #include "scheduler/sampler.h"
 #include "storage/budget.h"
+#include "storage/io_queue.h"
 
 namespace sluice {
 
@@ -65,15 +66,21 @@ struct EngineOptions {
   int n_threads = 0;                     // 0: affinity and cgroup quota
   int64_t max_seq_len = 0;               // 0: the file's context length (KV grows page by page)
   bool reference = false;                // --f32: portable kernels, float activations, f32 KV
+  IoOptions io;                          // how slices are read when the budget has a limit
 };
 
 struct EngineMemory {                    // bytes
-  uint64_t weights_mapped = 0, weights_resident = 0, kv = 0, activations = 0, fixed = 0;
+  uint64_t weights_mapped = 0;           // of the file, when there is no limit and the page cache holds it
+  uint64_t weights_resident = 0;         // pinned in our own memory
+  uint64_t ring = 0, kv = 0, activations = 0;
+  uint64_t streamed_bytes = 0;           // read through the ring so far
+  double stall_ms = 0;                   // waited for slices so far
 };
 
 class Engine {
  public:
-  // Errors: budget_exceeded, invalid_request (context length).
+  // With a limit in the budget weights stream through a Residency, otherwise the mapping is used.
+  // Errors: budget_below_floor, budget_exceeded, invalid_request (context length).
   static Result<std::unique_ptr<Engine>> create(std::shared_ptr<const Model> model,
                                                 const EngineOptions& options,
                                                 Budget& budget,

@@ -80,7 +80,60 @@ uint64_t Budget::used(MemoryClass c) const {
   return by_class_[static_cast<size_t>(c)];
 }
 
+uint64_t Budget::available() const {
+  std::lock_guard lock(mutex_);
+  return limit_ > used_ ? limit_ - used_ : 0;
+}
+
+void Budget::add_reclaimer(Reclaimer* r) {
+  const std::lock_guard lock(reclaim_mutex_);
+  reclaimers_.push_back(r);
+}
+
+void Budget::remove_reclaimer(Reclaimer* r) {
+  const std::lock_guard lock(reclaim_mutex_);
+  std::erase(reclaimers_, r);
+}
+
+template <class Fits>
+bool Budget::reclaim_until(uint64_t bytes, Fits&& fits) {
+  const std::lock_guard lock(reclaim_mutex_);
+  bool ok = fits();
+  for (Reclaimer* r : reclaimers_) {
+    if (ok) break;
+    r->reclaim(bytes);
+    ok = fits();
+  }
+  return ok;
+}
+
+Result<void> Budget::set_limit(uint64_t bytes) {
+  const uint64_t held = used();
+  auto take = [&] {
+    const std::lock_guard lock(mutex_);
+    if (used_ > bytes) return false;
+    limit_ = bytes;
+    return true;
+  };
+  if (take() || reclaim_until(held > bytes ? held - bytes : 0, take)) return success();
+  return Error{.code = "budget_below_floor",
+               .what = "budget " + format_bytes(bytes) + " is below what cannot be given back now, " + format_bytes(used()),
+               .hint = "try a budget of " + std::to_string((used() >> 20) + 1) + "M"};
+}
+
 Result<void> Budget::charge(uint64_t old_bytes, uint64_t new_bytes, MemoryClass c) {
+  auto charged = charge_now(old_bytes, new_bytes, c);
+  if (charged || new_bytes <= old_bytes || c == MemoryClass::kWeightsPinned) return charged;
+  // Pins make room for what a request needs; they only make it slower.
+  auto take = [&] {
+    charged = charge_now(old_bytes, new_bytes, c);
+    return static_cast<bool>(charged);
+  };
+  reclaim_until(new_bytes - old_bytes, take);
+  return charged;
+}
+
+Result<void> Budget::charge_now(uint64_t old_bytes, uint64_t new_bytes, MemoryClass c) {
   std::lock_guard lock(mutex_);
   uint64_t& held = by_class_[static_cast<size_t>(c)];
   SLUICE_CHECK(held >= old_bytes && used_ >= held);

@@ -5,6 +5,7 @@
 #include <array>
 #include <cstdint>
 #include <mutex>
+#include <vector>
 
 #include "base/result.h"
 
@@ -36,6 +37,14 @@ class Reservation {
   Device device_{};
 };
 
+// Holds memory that can be given up: pinned weights, idle caches.
+class Reclaimer {
+ public:
+  virtual ~Reclaimer() = default;
+  // Gives back up to `bytes`; returns when the kernel has them. Called from any thread, never under the ledger's lock.
+  virtual void reclaim(uint64_t bytes) = 0;
+};
+
 class Budget {
  public:
   static constexpr uint64_t kUnlimited = UINT64_MAX;
@@ -44,13 +53,29 @@ class Budget {
   // Errors: budget_exceeded, with what is held by class and what was asked for.
   Result<Reservation> reserve(uint64_t bytes, MemoryClass c, Device d = Device::kRam);
 
+  // Whoever registers is asked when something other than pinned weights does not fit. remove() waits for a call that is
+  // under way.
+  void add_reclaimer(Reclaimer* r);
+  void remove_reclaimer(Reclaimer* r);
+
+  // Moves the limit; a lower one makes reclaimers give back first. Errors: budget_below_floor, with the smallest limit
+  // that would do now; the old one stays.
+  Result<void> set_limit(uint64_t bytes);
+
   uint64_t limit() const;
+  uint64_t available() const;                                                // limit - used
   uint64_t used() const;
   uint64_t used(MemoryClass c) const;
 
  private:
   friend class Reservation;
   Result<void> charge(uint64_t old_bytes, uint64_t new_bytes, MemoryClass c);
+  Result<void> charge_now(uint64_t old_bytes, uint64_t new_bytes, MemoryClass c);
+  // Asks reclaimers until `fits` or none is left. Returns the last fits().
+  template <class Fits>
+  bool reclaim_until(uint64_t bytes, Fits&& fits);
+  std::mutex reclaim_mutex_;                                                 // held while reclaimers work
+  std::vector<Reclaimer*> reclaimers_;                                       // guarded by reclaim_mutex_
   mutable std::mutex mutex_;
   uint64_t limit_;
   uint64_t used_ = 0;                                                        // sum of by_class_

@@ -136,6 +136,7 @@ class ThreadedIoQueue final : public IoQueue {
     while (got < r.needed) {
       const ssize_t n = ::pread(fd, r.dst + got, r.n_bytes - got, static_cast<off_t>(r.file_offset + got));
       if (n < 0 && (errno == EINTR || errno == EAGAIN)) continue;
+      if (n < 0 && errno == EINVAL && mode_ == IoMode::kDirect && leave_direct(fd)) continue;
       if (n < 0) {
         Error e = errno_error("io.read", fmt::format("read of {} bytes", r.n_bytes), errno);
         e.offset = r.file_offset + got;
@@ -155,6 +156,12 @@ class ThreadedIoQueue final : public IoQueue {
     }
     if (mode_ == IoMode::kVirtual) pacer_.pass(r.n_bytes);
     return success();
+  }
+
+  // Some file systems take O_DIRECT at open and refuse it at read: go on through the page cache.
+  static bool leave_direct(int fd) {
+    const int flags = ::fcntl(fd, F_GETFL);
+    return flags >= 0 && (flags & O_DIRECT) != 0 && ::fcntl(fd, F_SETFL, flags & ~O_DIRECT) == 0;
   }
 
   std::vector<File> files_;

@@ -8,5 +8,6 @@ sluice_test(scheduler_tests
 sluice_test(pass_tests
   SOURCES
     scheduler/pass_test.cc
+    scheduler/engine_budget_test.cc
     scheduler/streaming_test.cc
   LIBS sluice_scheduler)

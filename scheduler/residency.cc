@@ -1,0 +1,54 @@
+#include "scheduler/residency.h"
+
+#include <algorithm>
+
+#include "base/log.h"
+#include "storage/pin_order.h"
+
+namespace sluice {
+
+Residency::Residency(std::shared_ptr<const Model> model, Budget& budget)
+    : model_(std::move(model)), budget_(&budget), schedule_(make_schedule(*model_)) {}
+
+Residency::~Residency() { budget_->remove_reclaimer(this); }
+
+Result<std::unique_ptr<Residency>> Residency::create(std::shared_ptr<const Model> model,
+                                                     const IoOptions& io,
+                                                     PlanNeeds needs,
+                                                     Budget& budget) {
+  std::unique_ptr<Residency> r(new Residency(std::move(model), budget));
+  const SliceIndex& index = r->model_->slices();
+  auto order = make_pin_order({}, r->schedule_.slices, r->schedule_.experts);
+  needs.slot_bytes = SliceStore::slot_bytes_of(index);
+  needs.weight_bytes = SliceStore::pin_bytes_of(index, order);
+  // What others hold for good counts as fixed; pins do not, they make room. The headroom is in the plan already.
+  const uint64_t headroom = std::min(budget.used(MemoryClass::kFixed), headroom_for(budget.limit()));
+  needs.fixed_bytes += budget.used() - budget.used(MemoryClass::kWeightsPinned) - headroom;
+  SLUICE_TRY(r->plan_, make_plan(budget.limit(), needs));
+  std::vector<const File*> files;
+  for (const File& f : r->model_->files()) files.push_back(&f);
+  SliceStoreOptions options;
+  options.io = io;
+  options.ring_bytes = r->plan_.ring_bytes;
+  SLUICE_TRY(r->store_, SliceStore::create(files, index, r->schedule_.slices, std::move(order), options, budget));
+  r->source_ = std::make_unique<StreamedSource>(*r->model_, r->schedule_, *r->store_);
+  budget.add_reclaimer(r.get());
+  return r;
+}
+
+Result<void> Residency::fill(uint64_t leave_bytes) {
+  const uint64_t free = budget_->available();
+  const uint64_t held = store_->pin_bytes(store_->stats().cut);
+  const uint64_t room = free > leave_bytes ? free - leave_bytes : 0;
+  return store_->set_cut(std::max(store_->stats().cut, store_->cut_for(held + room)));
+}
+
+void Residency::reclaim(uint64_t bytes) {
+  const uint64_t held = store_->pin_bytes(store_->stats().cut);
+  const uint64_t keep = held > bytes ? held - bytes : 0;
+  if (auto moved = store_->set_cut(store_->cut_for(keep)); !moved) {
+    spdlog::error("giving back pinned weights failed: {}", moved.error().what);
+  }
+}
+
+}  // namespace sluice

@@ -1,0 +1,47 @@
+// A model's weights under a budget: plans what stays, opens the slice store, and gives pins back when something else
+// needs the room. The maths reads through source().
+#pragma once
+
+#include <memory>
+
+#include "base/result.h"
+#include "scheduler/model_loader.h"
+#include "scheduler/plan.h"
+#include "scheduler/schedule.h"
+#include "scheduler/streamed_source.h"
+#include "storage/budget.h"
+#include "storage/slice_store.h"
+
+namespace sluice {
+
+class Residency final : public Reclaimer {
+ public:
+  // Takes the ring at once and no pins yet. `needs`: what else must fit beside it (fixed and weight sizes are filled in
+  // here). Errors: budget_below_floor with the arithmetic, io.open, out_of_memory.
+  static Result<std::unique_ptr<Residency>> create(std::shared_ptr<const Model> model,
+                                                   const IoOptions& io,
+                                                   PlanNeeds needs,
+                                                   Budget& budget);
+  ~Residency() override;
+
+  WeightSource& source() { return *source_; }
+
+  // Moves the cut to what the budget has free now, less `leave_bytes`. Pins fill as passes read them.
+  Result<void> fill(uint64_t leave_bytes);
+  // Gives pins back, from the end of the pin order. Thread-safe.
+  void reclaim(uint64_t bytes) override;
+
+  const Plan& plan() const { return plan_; }
+  const SliceStore& store() const { return *store_; }
+
+ private:
+  Residency(std::shared_ptr<const Model> model, Budget& budget);
+  std::shared_ptr<const Model> model_;
+  Budget* budget_;
+  Schedule schedule_;
+  Plan plan_;
+  std::unique_ptr<SliceStore> store_;
+  std::unique_ptr<StreamedSource> source_;
+};
+
+}  // namespace sluice

@@ -1,0 +1,116 @@
+// The budget changes the speed, never the text: one engine after the other under budgets from the floor up.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <random>
+#include <thread>
+
+#include "scheduler/engine.h"
+#include "scheduler/thread_pool.h"
+#include "tests/support/golden_model.h"
+
+namespace sluice {
+namespace {
+
+class Collect final : public TokenSink {
+ public:
+  std::vector<TokenId> ids;
+  bool on_token(const Sampled& t) override {
+    ids.push_back(t.id);
+    return true;
+  }
+};
+
+std::shared_ptr<const Model> demo_model() {
+  auto checked = check_model(std::string(SLUICE_SOURCE_DIR) + "/assets/demo.gguf");
+  EXPECT_TRUE(checked);
+  return Model::load(std::move(checked.value())).value();
+}
+
+GenerationRequest request(float temperature) {
+  GenerationRequest r;
+  r.prompt = {7, 300, 12, 55, 901, 4, 77, 1023, 2, 18, 600, 44};
+  r.max_tokens = 80;
+  r.sampling.temperature = temperature;
+  r.sampling.seed = 11;
+  return r;
+}
+
+std::vector<TokenId> text(Engine& engine, float temperature) {
+  Collect sink;
+  const auto done = engine.generate(request(temperature), sink, CancelToken{});
+  EXPECT_TRUE(done) << (done ? "" : done.error().what);
+  return sink.ids;
+}
+
+TEST(EngineUnderBudget, TextIsTheSameFromTheFloorUp) {
+  const auto model = demo_model();
+  ThreadPool pool(2);
+  Budget unlimited;
+  auto free = std::move(Engine::create(model, {}, unlimited, pool)).value();
+  const auto greedy = text(*free, 0);
+  const auto seeded = text(*free, 0.9f);
+  ASSERT_EQ(greedy.size(), 80u);
+
+  // The floor that the refusal names is the one that works.
+  Budget tiny(1u << 20);
+  const auto refused = Engine::create(model, {}, tiny, pool);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, "budget_below_floor");
+  uint64_t floor = 0;
+  ASSERT_EQ(std::sscanf(refused.error().hint.c_str(), "try a budget of %luM", &floor), 1) << refused.error().hint;
+  for (uint64_t extra = 0; extra <= 9; ++extra) {
+    Budget budget((floor + extra) << 20);
+    auto engine = Engine::create(model, {}, budget, pool);
+    ASSERT_TRUE(engine) << engine.error().what;
+    EXPECT_EQ(text(*engine.value(), 0), greedy) << "budget " << floor + extra << " MiB";
+    EXPECT_EQ(text(*engine.value(), 0.9f), seeded);
+    EXPECT_LE(budget.used(), budget.limit());
+  }
+}
+
+TEST(EngineUnderBudget, LimitFlapsWhileTokensAreComputed) {
+  const auto model = demo_model();
+  ThreadPool pool(2);
+  Budget unlimited;
+  const auto want = text(*std::move(Engine::create(model, {}, unlimited, pool)).value(), 0);
+  Budget budget(64u << 20);
+  auto engine = std::move(Engine::create(model, {}, budget, pool)).value();
+  const uint64_t lowest = budget.used() + (1u << 20);      // no pins yet; a page or two of KV
+  std::atomic<bool> stop{false};
+  const uint32_t seed = std::random_device{}();
+  std::thread flapper([&] {
+    std::mt19937 rng(seed);
+    while (!stop) {
+      const uint64_t limit = lowest + rng() % (8u << 20);
+      if (budget.set_limit(limit)) {
+        EXPECT_LE(budget.used(), budget.limit());
+      }
+    }
+  });
+  for (int i = 0; i < 6; ++i) EXPECT_EQ(text(*engine, 0), want) << "seed " << seed;
+  stop = true;
+  flapper.join();
+}
+
+TEST(EngineUnderBudget, KeyValuePagesTakePinsBack) {
+  const auto model = demo_model();
+  ThreadPool pool(1);
+  Budget budget(40u << 20);
+  auto engine = std::move(Engine::create(model, {}, budget, pool)).value();
+  auto r = request(0);
+  Collect sink;
+  ASSERT_TRUE(engine->generate(r, sink, CancelToken{}));
+  const uint64_t pinned = budget.used(MemoryClass::kWeightsPinned);
+  EXPECT_GT(pinned, 0u);
+  // Somebody else takes all that is free and a bit more: the pins give way.
+  auto other = budget.reserve(budget.available() + (1u << 20), MemoryClass::kHttp);
+  ASSERT_TRUE(other) << other.error().what;
+  EXPECT_LT(budget.used(MemoryClass::kWeightsPinned), pinned);
+  Collect again;
+  ASSERT_TRUE(engine->generate(r, again, CancelToken{}));
+  EXPECT_EQ(again.ids, sink.ids);
+}
+
+}  // namespace
+}  // namespace sluice
