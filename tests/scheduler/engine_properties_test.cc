@@ -43,6 +43,18 @@ class Collected final : public TokenSink {
   }
 };
 
+EngineOptions reference_options() {
+  EngineOptions o;
+  o.reference = true;
+  return o;
+}
+
+EngineOptions context_of(int64_t max_seq_len) {
+  EngineOptions o;
+  o.max_seq_len = max_seq_len;
+  return o;
+}
+
 struct Rig {
   Budget budget;
   ThreadPool pool;
@@ -129,7 +141,7 @@ TEST_P(EngineOnModels, ReferenceGeneratesTheGoldenTokens) {
   const auto golden = test::read_safetensors(test::golden_path(GetParam(), "golden.safetensors"));
   const Ids prompt = golden.at("input_ids").ints();
   const Ids want = golden.at("greedy_tokens").ints();
-  Rig rig(model_, {.reference = true});
+  Rig rig(model_, reference_options());
   auto request = greedy(prompt, static_cast<int64_t>(want.size()));
   if (static_cast<int64_t>(prompt.size() + want.size()) > rig.engine->max_seq_len()) {
     GTEST_SKIP() << "the case runs past the context of " << rig.engine->max_seq_len();
@@ -162,7 +174,7 @@ TEST_P(EngineOnModels, EchoedLogprobsAreTheGoldenLosses) {
   const Ids prompt = golden.at("input_ids").ints();
   const Ids labels = golden.at("labels").ints();
   const auto losses = golden.at("token_loss").floats();
-  Rig rig(model_, {.reference = true});
+  Rig rig(model_, reference_options());
   if (static_cast<int64_t>(prompt.size()) > rig.engine->max_seq_len()) {
     GTEST_SKIP() << "the case runs past the context of " << rig.engine->max_seq_len();
   }
@@ -201,6 +213,44 @@ TEST_P(EngineOnModels, ThreadCountChangesNoBit) {
           << threads << " threads, token " << i;
     }
   }
+}
+
+// From the smallest budget that is admitted, on a grid, to one that holds everything.
+TEST_P(EngineOnModels, BudgetChangesNoBit) {
+  const Ids prompt = random_ids(*model_, prompt_length(*model_, 12), 6);
+  auto request = drawn(prompt, 12, 9);
+  request.want_logprobs = true;
+  Collected want;
+  Rig unlimited(model_);
+  ASSERT_TRUE(unlimited.run(request, want));
+  constexpr uint64_t kStep = 256 << 10;
+  ThreadPool pool(2);
+  int admitted = 0;
+  for (uint64_t limit = kStep; limit <= 64 << 20 && admitted < 6;) {
+    Budget budget(limit);
+    const auto engine = Engine::create(model_, {}, budget, pool);
+    if (!engine) {
+      EXPECT_TRUE(engine.error().code.starts_with("budget_")) << engine.error().code;
+      limit += kStep;
+      continue;
+    }
+    Collected out;
+    const CancelToken never;
+    const auto r = engine.value()->generate(request, out, never);
+    EXPECT_LE(budget.used(), limit);
+    // The first admitted one may still be too small for the KV of this generation.
+    if (!r && r.error().code == "budget_exceeded" && admitted == 0) {
+      limit += kStep;
+      continue;
+    }
+    ASSERT_TRUE(r) << limit << ": " << r.error().what;
+    ASSERT_EQ(out.ids(), want.ids()) << limit;
+    for (size_t i = 0; i < want.tokens.size(); ++i) {
+      ASSERT_EQ(std::memcmp(&out.tokens[i].logprob, &want.tokens[i].logprob, sizeof(float)), 0);
+    }
+    limit += ++admitted < 4 ? kStep : limit;
+  }
+  EXPECT_GE(admitted, 4);
 }
 
 TEST_P(EngineOnModels, KeptPrefixChangesNoToken) {
@@ -278,7 +328,7 @@ TEST_F(EngineTest, SeedAndChoiceDecideTheText) {
 
 TEST_F(EngineTest, EndsWithLengthAtTheContextLimit) {
   for (const int64_t n : {1, 40, 62, 63}) {
-    Rig rig(model_, {.max_seq_len = 64});
+    Rig rig(model_, context_of(64));
     EXPECT_EQ(rig.engine->max_seq_len(), 64);
     Collected out;
     const auto r = rig.run(greedy(random_ids(*model_, static_cast<size_t>(n), 5), -1), out);
@@ -290,7 +340,7 @@ TEST_F(EngineTest, EndsWithLengthAtTheContextLimit) {
 }
 
 TEST_F(EngineTest, TooLongAPromptIsRefusedWithTheNumbers) {
-  Rig rig(model_, {.max_seq_len = 64});
+  Rig rig(model_, context_of(64));
   Collected out;
   const auto r = rig.run(greedy(random_ids(*model_, 64, 5), 1), out);
   ASSERT_FALSE(r);
@@ -306,7 +356,7 @@ TEST_F(EngineTest, ContextOutsideTheModelsOwnIsRefused) {
   Budget budget;
   ThreadPool pool(1);
   for (const int64_t ctx : {int64_t{-1}, model_->hparams().max_seq_len + 1, INT64_MAX}) {
-    const auto r = Engine::create(model_, {.max_seq_len = ctx}, budget, pool);
+    const auto r = Engine::create(model_, context_of(ctx), budget, pool);
     ASSERT_FALSE(r);
     EXPECT_EQ(r.error().code, "invalid_request");
   }
@@ -393,7 +443,7 @@ TEST_F(EngineTest, CancelStopsAndLeavesTheEngineUsable) {
 TEST_F(EngineTest, AppendedTurnsFollowTheConversation) {
   // In the reference path prompt and generated tokens are computed alike, so that a conversation in
   // turns equals one prompt.
-  const EngineOptions reference{.reference = true};
+  const EngineOptions reference = reference_options();
   const Ids first = random_ids(*model_, 20, 9);
   const Ids second = random_ids(*model_, 15, 10);
   Rig rig(model_, reference);
@@ -457,17 +507,19 @@ TEST_F(EngineTest, TrimGivesTheMemoryBackAndChangesNoToken) {
 }
 
 TEST_F(EngineTest, RunningOutOfBudgetIsAnErrorAndNotTheEnd) {
-  // Finds what the engine and a short generation hold, then allows no more than that.
+  // Finds what the engine and a short generation hold, then allows no more than that. The reference
+  // path computes from the mapping whatever the limit is, so that only KV can run out.
+  const EngineOptions reference = reference_options();
   uint64_t limit = 0;
   const auto small = greedy(random_ids(*model_, 8, 12), 4);
   const auto large = greedy(random_ids(*model_, 300, 12), 4);
   Ids want;
   {
-    Rig rig(model_);
+    Rig rig(model_, reference);
     want = rig.tokens(small);
     limit = rig.budget.used();
   }
-  Rig rig(model_, {}, 1, limit);
+  Rig rig(model_, reference, 1, limit);
   EXPECT_EQ(rig.tokens(small), want);
   Collected out;
   const auto r = rig.run(large, out);
@@ -478,7 +530,7 @@ TEST_F(EngineTest, RunningOutOfBudgetIsAnErrorAndNotTheEnd) {
 
   Budget none(1000);
   ThreadPool pool(1);
-  const auto refused = Engine::create(model_, {}, none, pool);
+  const auto refused = Engine::create(model_, reference, none, pool);
   ASSERT_FALSE(refused);
   EXPECT_EQ(refused.error().code, "budget_exceeded");
   EXPECT_EQ(none.used(), 0u);
