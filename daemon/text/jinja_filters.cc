@@ -523,7 +523,7 @@ uint32_t filter_index(std::string_view name) {
 Value Renderer::apply_filter(uint32_t index, const Value& input, const Args& args) {
   if (!charge(1)) return {};
   // map("map", "map", ...) recurses through here.
-  if (++depth_ > limits_.eval_depth) fail_limit("rendering is nested too deep");
+  if (++depth_ > limits_.eval_depth || stack_.exhausted()) fail_depth();
   Value result = failed_ ? Value() : kFilters[index].filter(*this, input, args);
   --depth_;
   return failed_ ? Value() : result;

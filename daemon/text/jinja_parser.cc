@@ -45,9 +45,7 @@ class Parser {
   class Nested {
    public:
     explicit Nested(Parser& p) : p_(p) {
-      if (++p_.depth_ > p_.limits_.nesting) {
-        p_.fail_limit("is nested more than " + std::to_string(p_.limits_.nesting) + " levels deep");
-      }
+      if (++p_.depth_ > p_.limits_.nesting || p_.stack_.exhausted()) p_.fail_nesting();
     }
     ~Nested() { --p_.depth_; }
     Nested(const Nested&) = delete;
@@ -65,13 +63,16 @@ class Parser {
 
   void fail(const std::string& what) { fail_as("template.syntax", what); }
   void fail_limit(const std::string& what) { fail_as("template.limit", what); }
-  void fail_as(const char* code, const std::string& what) {
+  [[gnu::noinline]] void fail_nesting() {
+    fail_limit("is nested more than " + std::to_string(limits_.nesting) + " levels deep");
+  }
+  [[gnu::noinline]] void fail_as(const char* code, const std::string& what) {
     if (failed_) return;
     failed_ = true;
     error_ = Error{.code = code, .what = "line " + std::to_string(token_.line) + ": " + what};
     token_ = next_ = Token{};
   }
-  void fail_unexpected(std::string_view wanted) {
+  [[gnu::noinline]] void fail_unexpected(std::string_view wanted) {
     const bool end = token_.kind == TokenKind::kEnd;
     fail("found " + (end ? "the end of the template" : "'" + escape_text(token_.text, 40) + "'") +
          ", expected " + std::string(wanted));
@@ -167,47 +168,53 @@ class Parser {
   // Statements. parse_body stops in front of a tag named in `ends`, with the cursor on that name.
   NodeId parse_body(Words ends);
   NodeId parse_block_until(Words ends);
-  NodeId parse_statement();
-  NodeId parse_if();
-  NodeId parse_for();
-  NodeId parse_set();
-  NodeId parse_filter_block();
-  NodeId parse_macro();
-  NodeId parse_call_block();
-  NodeId parse_with();
+  [[gnu::noinline]] NodeId parse_statement();
+  [[gnu::noinline]] NodeId parse_if();
+  [[gnu::noinline]] NodeId parse_for();
+  [[gnu::noinline]] NodeId parse_set();
+  [[gnu::noinline]] NodeId parse_filter_block();
+  [[gnu::noinline]] NodeId parse_macro();
+  [[gnu::noinline]] NodeId parse_call_block();
+  [[gnu::noinline]] NodeId parse_with();
   NodeId parse_transparent(std::string_view end);
+  [[gnu::noinline]] NodeId parse_jump();
+  [[gnu::noinline]] NodeId fail_tag();
   void parse_signature(std::vector<uint32_t>& kids);
   void end_tag(std::string_view name);
 
-  // Expressions.
-  NodeId parse_tuple(bool with_condition, Words ends, bool parenthesized);
+  // Expressions. Not inlined, so that the frames that lie on every level stay small.
+  [[gnu::noinline]] NodeId parse_tuple(bool with_condition, Words ends, bool parenthesized);
   NodeId parse_target(bool with_namespace, Words ends);
   NodeId parse_target_item(bool with_namespace);
   NodeId parse_expression(bool with_condition = true);
   NodeId parse_binary(int level);
-  NodeId parse_compare(NodeId left);
-  NodeId parse_concat(NodeId left);
+  [[gnu::noinline]] NodeId parse_compare(NodeId left);
+  [[gnu::noinline]] NodeId parse_concat(NodeId left);
   NodeId parse_unary(bool with_filter);
   NodeId parse_primary();
-  NodeId parse_number();
-  NodeId parse_string();
-  NodeId parse_list();
-  NodeId parse_dict();
+  [[gnu::noinline]] NodeId parse_number();
+  [[gnu::noinline]] NodeId parse_string();
+  [[gnu::noinline]] NodeId parse_list();
+  [[gnu::noinline]] NodeId parse_dict();
   NodeId parse_postfix(NodeId left);
   NodeId parse_filters(NodeId left);
-  NodeId parse_filter(NodeId input);
-  NodeId parse_test(NodeId input);
-  NodeId parse_subscript(NodeId object);
-  NodeId parse_call(NodeId callee);
+  [[gnu::noinline]] NodeId parse_filter(NodeId input);
+  [[gnu::noinline]] NodeId parse_test(NodeId input);
+  [[gnu::noinline]] NodeId parse_subscript(NodeId object);
+  [[gnu::noinline]] NodeId parse_call(NodeId callee);
   void parse_arguments(std::vector<uint32_t>& kids);
   bool at_tuple_end(Words ends) const;
   int binary_level() const;
+  [[gnu::noinline]] NodeId parse_not();
+  [[gnu::noinline]] NodeId parse_sign();
+  [[gnu::noinline]] NodeId parse_condition(NodeId then);
 
   Program& program_;
   const TemplateLimits& limits_;
   Lexer lexer_;
   Token token_, next_;
   std::unordered_map<std::string, NameId> names_;
+  const StackGuard stack_;
   uint32_t depth_ = 0;
   uint32_t loops_ = 0;
   bool failed_ = false;
@@ -260,7 +267,6 @@ void Parser::end_tag(std::string_view name) {
 }
 
 NodeId Parser::parse_statement() {
-  const Node here = start(NodeKind::kNone);
   if (token_.kind != TokenKind::kName) {
     fail_unexpected("the name of a tag");
     return 0;
@@ -274,23 +280,26 @@ NodeId Parser::parse_statement() {
   if (tag == "filter") return parse_filter_block();
   if (tag == "with") return parse_with();
   if (tag == "generation") return parse_transparent("endgeneration");
-  if (tag == "break" || tag == "continue") {
-    if (loops_ == 0) {
-      fail("'" + std::string(tag) + "' outside of a loop");
-      return 0;
-    }
-    Node node = here;
-    node.kind = tag == "break" ? NodeKind::kBreak : NodeKind::kContinue;
-    advance();
-    expect(TokenKind::kBlockEnd, "'%}'");
-    return add(node);
-  }
+  if (tag == "break" || tag == "continue") return parse_jump();
+  return fail_tag();
+}
+
+NodeId Parser::parse_jump() {
+  Node node = start(token_.text == "break" ? NodeKind::kBreak : NodeKind::kContinue);
+  if (loops_ == 0) fail("'" + std::string(token_.text) + "' outside of a loop");
+  advance();
+  expect(TokenKind::kBlockEnd, "'%}'");
+  return add(node);
+}
+
+NodeId Parser::fail_tag() {
+  const std::string_view tag = token_.text;
   if (tag == "include" || tag == "import" || tag == "from" || tag == "extends" || tag == "block") {
     fail_as("template.error",
             "'{% " + std::string(tag) + " %}' is not allowed: a chat template stands alone");
-    return 0;
+  } else {
+    fail("unknown tag '" + escape_text(tag, 40) + "'");
   }
-  fail("unknown tag '" + escape_text(tag, 40) + "'");
   return 0;
 }
 
@@ -490,15 +499,17 @@ NodeId Parser::parse_expression(bool with_condition) {
   Nested nested(*this);
   if (failed_) return 0;
   NodeId left = parse_binary(kOrLevel);
-  while (with_condition && !failed_ && token_.is_name("if")) {
-    Node node = start(NodeKind::kCondition);
-    advance();
-    node.b = left;
-    node.a = parse_binary(kOrLevel);
-    if (skip_name("else")) node.c = parse_expression();
-    left = add(node);
-  }
+  while (with_condition && !failed_ && token_.is_name("if")) left = parse_condition(left);
   return left;
+}
+
+NodeId Parser::parse_condition(NodeId then) {
+  Node node = start(NodeKind::kCondition);
+  advance();
+  node.b = then;
+  node.a = parse_binary(kOrLevel);
+  if (skip_name("else")) node.c = parse_expression();
+  return add(node);
 }
 
 // 0: the token is no binary operator.
@@ -521,18 +532,17 @@ int Parser::binary_level() const {
   return 0;
 }
 
+NodeId Parser::parse_not() {
+  Nested nested(*this);
+  if (failed_) return 0;
+  Node node = start(NodeKind::kNot);
+  advance();
+  node.a = parse_binary(kNotLevel);
+  return add(node);
+}
+
 NodeId Parser::parse_binary(int level) {
-  NodeId left = 0;
-  if (level <= kNotLevel && token_.is_name("not")) {
-    Nested nested(*this);
-    if (failed_) return 0;
-    Node node = start(NodeKind::kNot);
-    advance();
-    node.a = parse_binary(kNotLevel);
-    left = add(node);
-  } else {
-    left = parse_unary(true);
-  }
+  NodeId left = level <= kNotLevel && token_.is_name("not") ? parse_not() : parse_unary(true);
   for (;;) {
     const int found = failed_ ? 0 : binary_level();
     if (found == 0 || found < level) return left;
@@ -591,19 +601,17 @@ NodeId Parser::parse_concat(NodeId left) {
   return add_with_kids(node, kids);
 }
 
+NodeId Parser::parse_sign() {
+  Nested nested(*this);
+  if (failed_) return 0;
+  Node node = start(token_.is('-') ? NodeKind::kNegate : NodeKind::kPlus);
+  advance();
+  node.a = parse_unary(false);
+  return add(node);
+}
+
 NodeId Parser::parse_unary(bool with_filter) {
-  NodeId left = 0;
-  if (token_.is('-') || token_.is('+')) {
-    Nested nested(*this);
-    if (failed_) return 0;
-    Node node = start(token_.is('-') ? NodeKind::kNegate : NodeKind::kPlus);
-    advance();
-    node.a = parse_unary(false);
-    left = add(node);
-  } else {
-    left = parse_primary();
-  }
-  left = parse_postfix(left);
+  const NodeId left = parse_postfix(token_.is('-') || token_.is('+') ? parse_sign() : parse_primary());
   return with_filter ? parse_filters(left) : left;
 }
 

@@ -86,4 +86,21 @@ struct Program {
   const std::string& text(NameId id) const { return strings[id]; }
 };
 
+// Bounds the stack where recursion follows a template's nesting: the counted limits are the contract, this is what
+// makes them hold whatever a compiler makes of the frames.
+class StackGuard {
+ public:
+  StackGuard() : base_(here()) {}
+  bool exhausted() const { return base_ - here() > kMaxBytes; }
+
+ private:
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  static constexpr intptr_t kMaxBytes = 4 << 20;   // frames are several times larger there
+#else
+  static constexpr intptr_t kMaxBytes = 192 << 10;
+#endif
+  static intptr_t here() { return reinterpret_cast<intptr_t>(__builtin_frame_address(0)); }
+  const intptr_t base_;
+};
+
 }  // namespace sluice::jinja

@@ -44,7 +44,7 @@ const Value* Args::get(size_t i, std::string_view name) const {
 class Renderer::Deeper {
  public:
   explicit Deeper(Renderer& r) : r_(r) {
-    if (++r_.depth_ > r_.limits_.eval_depth) r_.fail_limit("rendering is nested too deep");
+    if (++r_.depth_ > r_.limits_.eval_depth || r_.stack_.exhausted()) r_.fail_depth();
   }
   ~Deeper() { --r_.depth_; }
   Deeper(const Deeper&) = delete;
@@ -116,6 +116,8 @@ Value Renderer::fail_limit(const std::string& what) {
   }
   return {};
 }
+
+void Renderer::fail_depth() { fail_limit("rendering is nested too deep"); }
 
 Value Renderer::fail_type(const Value& v, std::string_view operation) {
   if (v.is_undefined()) {
@@ -606,10 +608,19 @@ Value Renderer::divide(NodeKind kind, const Value& a, const Value& b) {
   }
   const double x = a.as_double();
   const double y = b.as_double();
+  // CPython's float_divmod, signs of zero included.
   double remainder = std::fmod(x, y);
-  if (remainder != 0 && (remainder < 0) != (y < 0)) remainder += y;
+  double quotient = (x - remainder) / y;
+  if (remainder == 0) {
+    remainder = std::copysign(0.0, y);
+  } else if ((y < 0) != (remainder < 0)) {
+    remainder += y;
+    quotient -= 1.0;
+  }
   if (kind == NodeKind::kModulo) return Value::real(remainder);
-  return Value::real(std::floor((x - remainder) / y + 0.5));
+  if (quotient == 0) return Value::real(std::copysign(0.0, x / y));
+  const double whole = std::floor(quotient);
+  return Value::real(quotient - whole > 0.5 ? whole + 1.0 : whole);
 }
 
 Value Renderer::power(const Value& a, const Value& b) {

@@ -38,9 +38,9 @@ class Renderer {
 
   // For filters, tests and methods.
   bool failed() const { return failed_; }
-  Value fail(const std::string& what);                  // template.error with the line
-  Value fail_limit(const std::string& what);            // template.limit
-  Value fail_type(const Value& v, std::string_view operation);
+  [[gnu::noinline]] Value fail(const std::string& what);                  // template.error with the line
+  [[gnu::noinline]] Value fail_limit(const std::string& what);            // template.limit
+  [[gnu::noinline]] Value fail_type(const Value& v, std::string_view operation);
   // Work of about `units` of 50 ns; false once the time is over.
   bool charge(uint64_t units);
   // Room for `bytes` more; fails otherwise.
@@ -87,27 +87,29 @@ class Renderer {
   class Deeper;
   class Captured;
 
+  [[gnu::noinline]] void fail_depth();
+
   Flow execute(NodeId id);
   Flow execute_body(const Node& node);
-  Flow execute_if(const Node& node);
-  Flow execute_for(const Node& node);
-  void execute_set_block(const Node& node);
-  Flow execute_with(const Node& node);
-  void execute_call_block(const Node& node);
-  void execute_print(const Node& node);
+  [[gnu::noinline]] Flow execute_if(const Node& node);
+  [[gnu::noinline]] Flow execute_for(const Node& node);
+  [[gnu::noinline]] void execute_set_block(const Node& node);
+  [[gnu::noinline]] Flow execute_with(const Node& node);
+  [[gnu::noinline]] void execute_call_block(const Node& node);
+  [[gnu::noinline]] void execute_print(const Node& node);
   Value filter_items(const Node& node, const Value& items);
   void write(std::string_view text);
 
   Value evaluate(NodeId id);
-  Value evaluate_arithmetic(const Node& node);
-  Value evaluate_compare(const Node& node);
+  [[gnu::noinline]] Value evaluate_arithmetic(const Node& node);
+  [[gnu::noinline]] Value evaluate_compare(const Node& node);
   bool compare_one(CompareOp op, const Value& a, const Value& b);
-  Value evaluate_concat(const Node& node);
-  Value evaluate_container(const Node& node);
-  Value evaluate_slice(const Node& node);
-  Value evaluate_call(const Node& node);
-  Value evaluate_filter(const Node& node);
-  Value evaluate_test(const Node& node);
+  [[gnu::noinline]] Value evaluate_concat(const Node& node);
+  [[gnu::noinline]] Value evaluate_container(const Node& node);
+  [[gnu::noinline]] Value evaluate_slice(const Node& node);
+  [[gnu::noinline]] Value evaluate_call(const Node& node);
+  [[gnu::noinline]] Value evaluate_filter(const Node& node);
+  [[gnu::noinline]] Value evaluate_test(const Node& node);
   Value negate(const Value& v);
   bool collect(const Node& node, Args& args);
   Value divide(NodeKind kind, const Value& a, const Value& b);
@@ -122,7 +124,7 @@ class Renderer {
   void pop_scope();
 
   Value call_function(Function f, const Args& args);
-  Value call_macro(const MacroObject& macro, Args& args);
+  [[gnu::noinline]] Value call_macro(const MacroObject& macro, Args& args);
   Value make_range(const Args& args);
   Value make_namespace(const Args& args);
   Value strftime_now(const Args& args);
@@ -142,6 +144,7 @@ class Renderer {
   Value captured_;                // what kCaptured stands for
   std::string output_;            // of the template, or of the innermost capture
   uint32_t line_ = 0;
+  const StackGuard stack_;
   uint32_t depth_ = 0;
   uint64_t steps_ = 0;
   int64_t units_ = 0;             // until the clock is looked at again

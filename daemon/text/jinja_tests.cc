@@ -27,9 +27,9 @@ bool real(Renderer&, const Value& v, const Args&) { return v.is(Kind::kFloat); }
 bool number(Renderer&, const Value& v, const Args&) { return v.is_number(); }
 bool string(Renderer&, const Value& v, const Args&) { return v.is_string(); }
 bool mapping(Renderer&, const Value& v, const Args&) { return v.is_dict(); }
-// What has len() and []: an undefined value is not one for it refuses [].
+// What has len() and []. An undefined value says that it has both.
 bool sequence(Renderer&, const Value& v, const Args&) {
-  return v.is_string() || v.is_sequence() || v.is_dict();
+  return v.is_string() || v.is_sequence() || v.is_dict() || v.is_undefined();
 }
 bool iterable(Renderer&, const Value& v, const Args&) {
   return v.is_string() || v.is_sequence() || v.is_dict() || v.is_undefined() || v.is(Kind::kLoop);

@@ -77,6 +77,10 @@ void append_upper(std::string& out, uint32_t c) {
 }
 
 void append_lower(std::string& out, uint32_t c) {
+  if (c == 0x130) {
+    out += "i\xCC\x87";   // the only letter whose lower case is two code points
+    return;
+  }
   append_utf8(out, static_cast<uint32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c))));
 }
 
@@ -188,7 +192,7 @@ std::vector<std::string_view> split_space(std::string_view s, int64_t max_splits
   std::vector<std::string_view> out;
   for (s = strip_left(s); !s.empty(); s = strip_left(s)) {
     if (max_splits >= 0 && out.size() >= static_cast<uint64_t>(max_splits)) {
-      out.push_back(strip_right(s));
+      out.push_back(s);   // with its trailing white space, as Python has it
       break;
     }
     size_t end = 0;
@@ -207,7 +211,7 @@ std::vector<std::string_view> rsplit_space(std::string_view s, int64_t max_split
   std::vector<std::string_view> out;
   for (s = strip_right(s); !s.empty(); s = strip_right(s)) {
     if (max_splits >= 0 && out.size() >= static_cast<uint64_t>(max_splits)) {
-      out.push_back(strip_left(s));
+      out.push_back(s);
       break;
     }
     size_t begin = s.size();

@@ -1,6 +1,9 @@
 // Chat templates against HF transformers: prompts byte for byte, and the cases that Python's jinja2 computed.
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <thread>
+
 #include "daemon/text/chat_template.h"
 #include "tests/support/vocab.h"
 
@@ -71,8 +74,88 @@ TEST(ChatTemplateGolden, RendersTheTemplateOfARealModel) {
   }
 }
 
+// tests/tools/make_template_cases.py: snippets, whole templates of several families, random programs.
+TEST(ChatTemplateGolden, AgreesWithPythonsJinja) {
+  const auto golden = read_json(golden_path("templates/cases.json"));
+  const auto& templates = golden.at("templates").as_array();
+  int texts = 0;
+  int errors = 0;
+  for (const auto& c : golden.at("cases").as_array()) {
+    const std::string source(templates.at(static_cast<size_t>(c.at("template").as_int64())).as_string());
+    const auto* own = c.as_object().if_contains("context");
+    const auto& context = own != nullptr ? own->as_object() : golden.at("context").as_object();
+    const auto parsed = ChatTemplate::parse(source);
+    const auto text = parsed ? parsed.value().render(context) : Result<std::string>(parsed.error());
+    if (const auto* expected = c.as_object().if_contains("text")) {
+      ++texts;
+      ASSERT_TRUE(text) << source << ": " << text.error().what;
+      EXPECT_EQ(text.value(), std::string(expected->as_string())) << source;
+    } else {
+      ++errors;
+      EXPECT_FALSE(text) << source << " gave " << text.value() << "; Python: " << c.at("error");
+    }
+  }
+  EXPECT_GT(texts, 300);
+  EXPECT_GT(errors, 40);
+}
+
 TEST(ChatTemplate, RaiseExceptionGivesItsOwnText) {
   EXPECT_EQ(render("{{ raise_exception('no system role') }}"), "template.error: no system role");
+  EXPECT_EQ(render("{{ raise_exception(x) }}", R"({"x": [1]})"), "template.error: [1]");
+}
+
+TEST(ChatTemplate, ErrorsNameTheLine) {
+  EXPECT_TRUE(render("a\nb {{ x.y.z }}").starts_with("template.error: line 2: 'y' is undefined") ||
+              render("a\nb {{ x.y.z }}").starts_with("template.error: line 2: 'x' is undefined"));
+  EXPECT_TRUE(render("a\n\n{% if %}").starts_with("template.syntax: line 3: ")) << render("a\n\n{% if %}");
+  EXPECT_TRUE(render("{{ 'a'|frobnicate }}").find("frobnicate") != std::string::npos);
+  // What a template or a message says cannot break the line.
+  EXPECT_EQ(render("{{ x['a\\nb'].c }}", R"({"x": {}})").find('\n'), std::string::npos);
+}
+
+TEST(ChatTemplate, IntegersBeyondInt64AreKept) {
+  EXPECT_EQ(render("{{ x|tojson }} {{ x }} {{ x == x }} {{ x > 1 }}", R"({"x": 18446744073709551615})"),
+            "18446744073709551615 18446744073709551615 True True");
+  EXPECT_EQ(render("{{ x|tojson }}", R"({"x": [-9223372036854775808, 1.0, 1e100, 0.1]})"),
+            "[-9223372036854775808, 1.0, 1e+100, 0.1]");
+}
+
+TEST(ChatTemplate, KeysThatLookLikeMethods) {
+  // As in Python, a dict's own methods hide keys behind a dot but not in brackets.
+  EXPECT_EQ(render("{{ d['items'] }}{{ d.items()|length }}{{ d.name }}{{ d['get'] }}", R"({"d": {"items": 1, "name": 2, "get": 3}})"),
+            "1323");
+}
+
+TEST(ChatTemplate, StrftimeNowIsTheCurrentTime) {
+  const std::string year = render("{{ strftime_now('%Y') }}");
+  EXPECT_EQ(year.size(), 4u);
+  EXPECT_GE(year, "2024");
+  EXPECT_EQ(render("{% if strftime_now is defined %}yes{% endif %}"), "yes");
+  const std::string date = render("{{ strftime_now('%d %b %Y') }}");
+  EXPECT_EQ(date.size(), 11u) << date;
+}
+
+TEST(ChatTemplate, TheContextComesBeforeTheFunctions) {
+  EXPECT_EQ(render("{{ range }}", R"({"range": "mine"})"), "mine");
+}
+
+TEST(ChatTemplate, RendersOnManyThreads) {
+  const auto parsed = ChatTemplate::parse(read_file(golden_path("public/chat/qwen3.jinja")));
+  ASSERT_TRUE(parsed);
+  const auto context = json::parse(R"({"messages": [{"role": "user", "content": "hi"}], "add_generation_prompt": true})").as_object();
+  const std::string expected = parsed.value().render(context).value();
+  std::vector<std::thread> threads;
+  std::atomic<int> wrong = 0;
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&] {
+      for (int i = 0; i < 100; ++i) {
+        const auto text = parsed.value().render(context);
+        wrong += !text || text.value() != expected;
+      }
+    });
+  }
+  for (auto& t : threads) t.join();
+  EXPECT_EQ(wrong, 0);
 }
 
 TEST(ChatTemplate, NothingOutsideOfTheTemplateIsReachable) {
