@@ -84,6 +84,24 @@ sluice_jobs() {
   [ "$cpus" -le "${memory:-1}" ] && echo "$cpus" || echo "$memory"
 }
 
+# Appends what ninja says to a log and shows how far it is: in place on a terminal, else at each quarter.
+sluice_progress() {
+  local line step done total shown=0
+  while IFS= read -r line; do
+    printf '%s\n' "$line" >>"$1"
+    case $line in "["*/*"]"*) ;; *) continue ;; esac
+    step=${line#[} && step=${step%%]*} && done=${step%/*} && total=${step#*/}
+    case $done$total in *[!0-9]* | '') continue ;; esac
+    if [ -t 1 ]; then
+      printf '\r  %s of %s ' "$done" "$total"
+    elif [ $((done * 4 / total)) -gt "$shown" ]; then
+      shown=$((done * 4 / total))
+      printf '  %s of %s\n' "$done" "$total"
+    fi
+  done
+  [ ! -t 1 ] || printf '\r\033[K'
+}
+
 sluice_build() {
   local preset=$1 folder="$sluice_root/build/$1" start=$SECONDS log
   shift
@@ -94,8 +112,8 @@ sluice_build() {
     rm -rf "$folder/CMakeCache.txt" "$folder/CMakeFiles"
   fi
   sluice_say "Building $preset${*:+ ($*)} with $(sluice_jobs) jobs; a first time takes some minutes"
-  if ! { (cd "$sluice_root" && cmake --preset "$preset") && cmake --build "$folder" -j "$(sluice_jobs)" ${*:+--target "$@"}; } \
-      >"$log" 2>&1; then
+  if ! (cd "$sluice_root" && cmake --preset "$preset") >"$log" 2>&1 ||
+    ! (set -o pipefail; cmake --build "$folder" -j "$(sluice_jobs)" ${*:+--target "$@"} 2>&1 | sluice_progress "$log"); then
     sluice_warn "build: failed; the end of $log:"
     grep -n -m 5 -A 6 -E 'error:|CMake Error' "$log" >&2 || tail -n 40 "$log" >&2
     return 1
