@@ -6,6 +6,7 @@
 #include <CLI/CLI.hpp>
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "client/daemon_link.h"
 #include "client/globals.h"
@@ -33,8 +34,12 @@ void add_state_verbs(CLI::App& app, Client& client);       // ps, status, reques
 void add_text_verbs(CLI::App& app, Client& client);        // tokenize, detokenize
 void add_api_verbs(CLI::App& app, Client& client);         // api, env
 void add_daemon_verbs(CLI::App& app, Client& client);      // daemon, serve, config
-void add_completion_verbs(CLI::App& app, Client& client);  // completion, __complete
+void add_completion_verbs(CLI::App& app, Client& client);  // completion
 void add_doctor_verb(CLI::App& app, Client& client);       // doctor
+
+// The hidden `__complete WORDS...` that the completion scripts call: what may follow, one word a
+// line.
+int complete_words(Client& client, const std::vector<std::string>& words);
 
 // MODEL as people write it: the path of a .gguf is registered (made absolute) and its name
 // returned; anything else is a name already. Errors: model_not_found for a path that is no file,

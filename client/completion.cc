@@ -42,7 +42,6 @@ complete -c sluice -a '(sluice __complete (commandline -opc)[2..-1] 2>/dev/null)
 
 struct CompletionFlags {
   std::string shell;
-  std::vector<std::string> words;
 };
 
 int completion(Client& client, const CompletionFlags& flags) {
@@ -70,9 +69,11 @@ std::string live_model_names(const Client& client) {
   return text;
 }
 
-int complete(Client& client, const CompletionFlags& flags) {
+}  // namespace
+
+int complete_words(Client& client, const std::vector<std::string>& words) {
   const CLI::App* at = client.root;
-  for (const std::string& word : flags.words) {
+  for (const std::string& word : words) {
     for (const CLI::App* sub : at->get_subcommands([](const CLI::App*) { return true; })) {
       if (sub->get_name() == word) {
         at = sub;
@@ -95,8 +96,6 @@ int complete(Client& client, const CompletionFlags& flags) {
   return finish_stdout(client.globals, text);
 }
 
-}  // namespace
-
 void add_completion_verbs(CLI::App& app, Client& client) {
   auto flags = std::make_shared<CompletionFlags>();
   CLI::App* verb =
@@ -109,12 +108,6 @@ void add_completion_verbs(CLI::App& app, Client& client) {
       ->check(CLI::IsMember({"bash", "zsh", "fish"}));
   verb->callback([&client, flags] {
     client.action = [&client, flags] { return completion(client, *flags); };
-  });
-  CLI::App* hidden = app.add_subcommand("__complete", "")->group("");
-  hidden->prefix_command();
-  hidden->callback([&client, flags, hidden] {
-    flags->words = hidden->remaining();
-    client.action = [&client, flags] { return complete(client, *flags); };
   });
 }
 

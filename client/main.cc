@@ -90,10 +90,18 @@ int run_client(int argc, char** argv) {
   add_daemon_verbs(app, client);
   add_completion_verbs(app, client);
   add_doctor_verb(app, client);
+  if (argc >= 2 && std::strcmp(argv[1], "__complete") == 0)
+    return complete_words(client, {argv + 2, argv + argc});
+  // What no verb knows arrives here, fallen through to the root: the daemon verbs hand it to
+  // sluiced, others refuse it.
+  app.allow_extras();
   try {
     app.parse(argc, argv);
+    client.extras = app.remaining(true);
+    if (!client.extras.empty() && !reached_command(app)->get_allow_extras())
+      throw CLI::ExtrasError(client.extras);
   } catch (const CLI::CallForHelp&) {
-    return finish_stdout(client.globals, reached_command(app)->help());
+    return finish_stdout(client.globals, app.help());
   } catch (const CLI::ParseError& e) {
     // Parsing stopped before --json may have been stored.
     client.globals.json = std::any_of(

@@ -118,10 +118,15 @@ std::string Sanitiser::clean(std::string_view whole) const {
   return out;
 }
 
-std::string one_line(std::string_view text, bool utf8) {
+std::string sanitise(std::string_view text, bool utf8) {
   Sanitiser sanitiser(utf8);
   std::string out = sanitiser.feed(text);
   out += sanitiser.finish();
+  return out;
+}
+
+std::string one_line(std::string_view text, bool utf8) {
+  std::string out = sanitise(text, utf8);
   std::replace(out.begin(), out.end(), '\n', ' ');
   std::replace(out.begin(), out.end(), '\t', ' ');
   return out;

@@ -38,6 +38,9 @@ class Sanitiser {
   std::string held_;
 };
 
+// A whole text at once.
+std::string sanitise(std::string_view text, bool utf8 = true);
+
 // One line of foreign text (a name, a message): as above, and without line breaks.
 std::string one_line(std::string_view text, bool utf8 = true);
 

@@ -177,9 +177,11 @@ int config_verb(Client& client, const std::string& name, const DaemonFlags& flag
 void add_daemon_verbs(CLI::App& app, Client& client) {
   auto flags = std::make_shared<DaemonFlags>();
   auto act = [&client, flags](CLI::App* verb, int (*function)(Client&, const DaemonFlags&)) {
-    verb->callback([&client, flags, function, verb] {
-      flags->rest = verb->remaining();
-      client.action = [&client, flags, function] { return function(client, *flags); };
+    verb->callback([&client, flags, function] {
+      client.action = [&client, flags, function] {
+        flags->rest = client.extras;
+        return function(client, *flags);
+      };
     });
   };
   CLI::App* daemon = add_verb(app,

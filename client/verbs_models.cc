@@ -184,8 +184,7 @@ int models_show(Client& client, const ModelFlags& flags) {
   if (flags.template_text) {
     std::string source = text_field(document, "template");
     if (client.terminal.stdout_tty) {
-      Sanitiser sanitiser(client.terminal.utf8);
-      source = sanitiser.feed(source) + sanitiser.finish();
+      source = sanitise(source, client.terminal.utf8);
     }
     text += source + (source.ends_with('\n') ? "" : "\n");
   }

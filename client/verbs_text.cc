@@ -142,8 +142,7 @@ int detokenize(Client& client, const TextFlags& flags) {
         client.globals, "detokenize", {{"model", model.value()}, {"content", content}});
   }
   if (client.terminal.stdout_tty) {
-    Sanitiser sanitiser(client.terminal.utf8);
-    content = sanitiser.feed(content) + sanitiser.finish() + "\n";
+    content = sanitise(content, client.terminal.utf8) + "\n";
   }
   return finish_stdout(client.globals, content);
 }

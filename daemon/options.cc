@@ -182,7 +182,7 @@ Result<DaemonCommand> parse_daemon_command(int argc,
     app.parse(argc, argv);
   } catch (const CLI::CallForHelp&) {
     command.verb = DaemonVerb::kHelp;
-    command.text = reached_command(app)->help();
+    command.text = app.help();
     return command;
   } catch (const CLI::ParseError& e) {
     const CliProblem problem = describe_parse_error(app, e);
