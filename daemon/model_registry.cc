@@ -115,6 +115,7 @@ std::string default_model_name(const std::string& path) {
   for (char& c : stem) {
     if (!valid_model_name(std::string("x") + c)) c = '-';
   }
+  for (size_t at = stem.find(".."); at != std::string::npos; at = stem.find("..")) stem.erase(at, 1);
   while (!stem.empty() && (stem.front() == '-' || stem.front() == '.')) stem.erase(0, 1);
   stem.resize(std::min<size_t>(stem.size(), 128));
   return stem.empty() ? "model" : stem;

@@ -41,6 +41,8 @@ constexpr CodeRow kCodes[] = {
     {"budget_exceeded", 422, 6},
     {"model_changed", 422, 1},
     {"model_unsupported", 422, 1},
+    {"io.open", 422, 1},          // the file that was named, not our disk
+    {"io.not_regular", 422, 1},
     {"numeric.nan", 422, 1},
     {"headers_too_large", 431, 1},
     {"queue_full", 429, 7},
@@ -89,6 +91,16 @@ std::string text_field(const boost::json::object& o, std::string_view key) {
   return std::string(v->get_string());
 }
 
+// An error in a model file says where: "m.gguf: offset 12: general.alignment: found 7, allowed a power of two".
+std::string message_of(const Error& e, bool in_file) {
+  if (!in_file) return to_valid_utf8(e.what);
+  std::string out;
+  if (!e.file.empty()) out += escape_text(e.file, 400) + ": ";
+  if (e.offset != Error::kNoOffset) out += fmt::format("offset {}: ", e.offset);
+  if (!e.field.empty()) out += escape_text(e.field) + ": ";
+  return out + to_valid_utf8(e.what);
+}
+
 }  // namespace
 
 int http_status_of(std::string_view code) {
@@ -114,7 +126,7 @@ boost::json::value error_document(const ApiError& e, std::string_view request_id
   // In a request's error `field` is the parameter; in a model file's it has a file beside it.
   const bool in_file = !error.file.empty() || error.offset != Error::kNoOffset;
   boost::json::object body;
-  body["message"] = to_valid_utf8(error.what);
+  body["message"] = message_of(error, in_file);
   body["type"] = type_of(e.http_status());
   body["param"] = text_or_null(e.param.empty() && !in_file ? error.field : e.param);
   body["code"] = error.code;

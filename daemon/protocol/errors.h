@@ -27,7 +27,8 @@ struct ApiError {
   int http_status() const { return status != 0 ? status : http_status_of(error.code); }
 };
 
-// {"error":{"message","type","param","code","hint","request_id"[,"file","offset","field"]}}; absent texts are null.
+// {"error":{"message","type","param","code","hint","request_id"[,"file","offset","field"]}}; absent texts are null. The message of
+// an error in a file begins with file, offset and field.
 boost::json::value error_document(const ApiError& e, std::string_view request_id);
 
 // What the client reads back; a body of another shape becomes code "internal" with the start of the body.

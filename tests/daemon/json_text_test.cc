@@ -47,7 +47,7 @@ TEST(JsonText, ValueLimitIsExact) {
 }
 
 TEST(JsonText, MalformedTextIsAnError) {
-  for (const std::string text :
+  for (const std::string& text :
        {std::string(), std::string("{"), std::string("nul"), std::string("{\"a\":}"), std::string("{\"a\":1,}"),
         std::string("{'a':1}"), std::string("{\"a\":1}x"), std::string("\"\\u12\""), std::string("\"\\ud800\""),
         std::string("NaN"), std::string("[Infinity]"), std::string("-"), std::string("01"), std::string("1e"),

@@ -1,0 +1,196 @@
+#include "daemon/model_registry.h"
+
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <string>
+
+#include "daemon/model_store.h"
+
+namespace sluice {
+namespace {
+
+namespace fs = std::filesystem;
+
+const std::string kModel = SLUICE_SOURCE_DIR "/assets/demo.gguf";
+
+class ModelRegistryTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::string pattern = testing::TempDir() + "registryXXXXXX";
+    dir_ = ::mkdtemp(pattern.data());
+    file_ = dir_ + "/My Model.gguf";
+    fs::copy_file(kModel, file_);
+  }
+  void TearDown() override { fs::remove_all(dir_); }
+
+  ModelRegistry registry(uint64_t budget_bytes = Budget::kUnlimited) {
+    budget_ = std::make_unique<Budget>(budget_bytes);
+    return ModelRegistry({dir_, 0, 1000}, *budget_, pool_);
+  }
+
+  std::string dir_, file_;
+  std::unique_ptr<Budget> budget_;
+  ThreadPool pool_{1};
+};
+
+TEST_F(ModelRegistryTest, ListOutlivesTheProcess) {
+  {
+    ModelRegistry r = registry();
+    const auto added = r.add(file_, "", true);
+    ASSERT_TRUE(added) << added.error().what;
+    EXPECT_TRUE(added.value().created);
+    EXPECT_EQ(added.value().entry->name, "my-model");
+    EXPECT_FALSE(r.add(file_, "", true).value().created);
+    ASSERT_TRUE(r.add(file_, "second/name:q4", true));
+    ASSERT_TRUE(r.add(file_, "given-by-flag", false));
+  }
+  ModelRegistry r = registry();
+  r.restore();
+  ASSERT_EQ(r.list().size(), 2u) << "models of the command line are not kept";
+  const auto entry = r.find("second/name:q4");
+  ASSERT_TRUE(entry);
+  EXPECT_GT(entry.value()->facts.parameters, 0);
+  EXPECT_TRUE(r.text(entry.value()));
+  ASSERT_TRUE(r.remove("my-model", false));
+  ModelRegistry again = registry();
+  again.restore();
+  EXPECT_EQ(again.list().size(), 1u);
+}
+
+TEST_F(ModelRegistryTest, NamesAreTakenOnceAndPathsAreChecked) {
+  ModelRegistry r = registry();
+  ASSERT_TRUE(r.add(file_, "a", true));
+  EXPECT_EQ(r.add(kModel, "a", true).error().code, "name_taken");
+  for (const char* name : {"../x", "-rf", ".hidden", "/etc", "a b", "a\n", "x\x80"}) {
+    EXPECT_EQ(r.add(file_, name, true).error().code, "invalid_request") << name;
+  }
+  EXPECT_EQ(r.add(file_, std::string(129, 'x'), true).error().code, "invalid_request");
+  EXPECT_TRUE(r.add(file_, std::string(128, 'x'), true));
+  EXPECT_EQ(r.add("relative.gguf", "b", true).error().code, "invalid_request");
+  EXPECT_FALSE(r.add(dir_, "b", true));
+  EXPECT_FALSE(r.add("/dev/zero", "b", true));
+  const std::string fifo = dir_ + "/fifo.gguf";
+  ASSERT_EQ(::mkfifo(fifo.c_str(), 0600), 0);
+  EXPECT_FALSE(r.add(fifo, "b", true)) << "and does not block";
+}
+
+TEST_F(ModelRegistryTest, UnknownNamesGetTheNearest) {
+  ModelRegistry r = registry();
+  EXPECT_EQ(r.find("").error().code, "model_not_found");
+  ASSERT_TRUE(r.add(file_, "qwen2.5:7b", true));
+  EXPECT_TRUE(r.find("")) << "the only one needs no name";
+  EXPECT_NE(r.find("qwen2.5:8b").error().hint.find("qwen2.5:7b"), std::string::npos);
+  ASSERT_TRUE(r.add(file_, "other", true));
+  EXPECT_EQ(r.find("").error().code, "invalid_request");
+  const auto other = r.find("other").value();
+  ASSERT_TRUE(r.acquire(other, std::nullopt));
+  r.release(other, -1, true);
+  EXPECT_EQ(r.find("").value()->name, "other") << "the only one loaded";
+}
+
+TEST_F(ModelRegistryTest, AChangedFileIsAnErrorUntilAddedAnew) {
+  ModelRegistry r = registry();
+  const auto entry = r.add(file_, "m", true).value().entry;
+  fs::last_write_time(file_, fs::last_write_time(file_) - std::chrono::hours(1));
+  EXPECT_EQ(r.text(entry).error().code, "model_changed");
+  EXPECT_EQ(r.acquire(entry, std::nullopt).error().code, "model_changed");
+  EXPECT_TRUE(r.doc(*entry).load_error.has_value());
+  const auto anew = r.add(file_, "m", true);
+  ASSERT_TRUE(anew);
+  EXPECT_FALSE(anew.value().created);
+  EXPECT_TRUE(r.text(anew.value().entry));
+  fs::remove(file_);
+  EXPECT_FALSE(r.acquire(r.find("m").value(), std::nullopt));
+}
+
+TEST_F(ModelRegistryTest, UnloadsWhenDueAndNotBefore) {
+  ModelRegistry r = registry();
+  const auto entry = r.add(file_, "m", true).value().entry;
+  const auto loaded = [&] { return r.doc(*entry).loaded; };
+  ASSERT_TRUE(r.acquire(entry, std::nullopt));
+  EXPECT_FALSE(r.unload_expired(ModelRegistry::Clock::now() + std::chrono::hours(1))) << "in use";
+  EXPECT_TRUE(loaded());
+  r.release(entry, 5000, true);
+  const auto next = r.unload_expired(ModelRegistry::Clock::now() + std::chrono::seconds(4));
+  EXPECT_TRUE(loaded());
+  ASSERT_TRUE(next);
+  EXPECT_FALSE(r.unload_expired(*next));
+  EXPECT_FALSE(loaded());
+  EXPECT_EQ(budget_->used(), 0u) << "everything went with it";
+
+  ASSERT_TRUE(r.acquire(entry, std::nullopt));
+  r.release(entry, -1, true);
+  EXPECT_FALSE(r.unload_expired(ModelRegistry::Clock::now() + std::chrono::hours(10000)));
+  EXPECT_TRUE(loaded()) << "negative: for ever";
+  ASSERT_TRUE(r.acquire(entry, std::nullopt));
+  r.release(entry, 0, true);
+  EXPECT_FALSE(loaded()) << "0: at once";
+}
+
+TEST_F(ModelRegistryTest, IdleModelsMakeRoom) {
+  // Measured, not guessed: what one loaded model takes.
+  uint64_t one = 0;
+  {
+    ModelRegistry r = registry();
+    const auto entry = r.add(file_, "a", false).value().entry;
+    ASSERT_TRUE(r.text(entry));
+    ASSERT_TRUE(r.acquire(entry, std::nullopt));
+    one = budget_->used();
+    r.release(entry, 0, true);
+  }
+  ASSERT_GT(one, 0u);
+  ModelRegistry r = registry(one + one / 2);
+  const auto a = r.add(file_, "a", false).value().entry;
+  const auto b = r.add(file_, "b", false).value().entry;
+  ASSERT_TRUE(r.text(a));
+  ASSERT_TRUE(r.acquire(a, std::nullopt));
+  r.release(a, -1, true);
+  ASSERT_TRUE(r.text(b));
+  const auto loaded = r.acquire(b, std::nullopt);
+  ASSERT_TRUE(loaded) << loaded.error().what;
+  EXPECT_FALSE(r.doc(*a).loaded);
+  EXPECT_LE(budget_->used(), one + one / 2);
+  // What is in use stays: there is no room for a now.
+  const auto refused = r.acquire(a, std::nullopt);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, "model_does_not_fit");
+}
+
+TEST_F(ModelRegistryTest, ADamagedListIsPutAside) {
+  {
+    std::ofstream(dir_ + "/models.json") << "{\"models\":[{\"name\":\"../../etc\"}]}";
+  }
+  ModelRegistry r = registry();
+  r.restore();
+  EXPECT_TRUE(r.list().empty());
+  EXPECT_TRUE(fs::exists(dir_ + "/models.json.damaged"));
+  EXPECT_TRUE(r.add(file_, "m", true)) << "and life goes on";
+}
+
+TEST_F(ModelRegistryTest, AListThatCannotBeWrittenIsAnErrorAndChangesNothing) {
+  ModelRegistry r = registry();
+  ASSERT_TRUE(r.add(file_, "m", true));
+  // A folder in the place of the temporary file: also root cannot write over it.
+  fs::create_directory(dir_ + "/models.json.tmp");
+  EXPECT_EQ(r.add(file_, "n", true).error().code, "io_error");
+  EXPECT_EQ(r.list().size(), 1u);
+  EXPECT_EQ(r.remove("m", false).error().code, "io_error");
+  EXPECT_EQ(r.list().size(), 1u);
+}
+
+TEST(DefaultModelName, ComesFromTheFile) {
+  EXPECT_EQ(default_model_name("/a/Qwen2.5-7B-Q4_K_M.gguf"), "qwen2.5-7b-q4_k_m");
+  EXPECT_EQ(default_model_name("/a/Big-00001-of-00003.gguf"), "big");
+  EXPECT_EQ(default_model_name("/a/.gguf"), "model");
+  EXPECT_TRUE(valid_model_name(default_model_name("/a/\xff \n..weird..name.gguf"))) << default_model_name("/a/\xff \n..weird..name.gguf");
+  EXPECT_TRUE(valid_model_name(default_model_name("/a/" + std::string(300, 'x') + ".gguf")));
+}
+
+}  // namespace
+}  // namespace sluice
