@@ -17,9 +17,10 @@ namespace sluice {
 
 struct Client {
   Globals globals;
-  Terminal terminal;               // set before `action` runs
-  std::function<int()> action;     // set by the verb that was named
-  const CLI::App* root = nullptr;  // for completion
+  Terminal terminal;                // set before `action` runs
+  std::function<int()> action;      // set by the verb that was named
+  const CLI::App* root = nullptr;   // for completion
+  std::vector<std::string> extras;  // flags for sluiced, of the verbs that allow them
 };
 
 // A subcommand whose help ends in `examples` (2-3 lines).

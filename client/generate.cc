@@ -8,6 +8,7 @@
 #include "client/json_fields.h"
 #include "client/sse_parser.h"
 #include "daemon/protocol/json_text.h"
+#include "daemon/protocol/native.h"
 
 namespace sluice {
 namespace {
@@ -15,11 +16,27 @@ namespace {
 namespace json = boost::json;
 
 constexpr int64_t kTickMs = 100;
+constexpr int64_t kAskMs = 500;  // between two looks at the request's progress
 constexpr int64_t kMaxRetryPauseMs = 10'000;
 
 // A comment of the stream: "sluice prefill 312/1024", "sluice queued position=2".
 std::string phase_of(const std::string& comment) {
   return comment.starts_with("sluice ") ? comment.substr(7) : "";
+}
+
+// "queued 2", "prefill 312/1024": where the request is now. Empty when it is not there or nobody
+// answers.
+std::string phase_of_request(const DaemonLink& link, const std::string& id) {
+  auto answer = link.call("GET", "/sluice/v1/requests");
+  auto requests = answer ? requests_from_json(answer.value())
+                         : Result<std::vector<RequestDoc>>(answer.error().error);
+  if (!requests) return "";
+  for (const RequestDoc& r : requests.value()) {
+    if (r.id != id) continue;
+    if (r.state == "queued") return fmt::format("queued {}", r.position);
+    return r.total > 0 ? fmt::format("{} {}/{}", r.phase, r.done, r.total) : r.phase;
+  }
+  return "";
 }
 
 Error wait_over() {
@@ -103,6 +120,11 @@ Answer<void> Generator::run(const std::string& target, json::object body) {
   const bool limited = flags_.wait_ms && *flags_.wait_ms >= 0;
   const int64_t deadline = limited ? start_ms_ + *flags_.wait_ms : kForever;
   const std::string text = json_text(body);
+  if (flags_.wait_ms == 0) {
+    SLUICE_TRY(const auto answer, link_.call("GET", "/sluice/v1/requests"));
+    SLUICE_TRY(const auto requests, requests_from_json(answer));
+    if (!requests.empty()) return Failure(wait_over());
+  }
   for (;;) {
     auto done = run_once(target, text, deadline);
     generation_.total_ms = static_cast<double>(now_ms() - start_ms_);
@@ -151,8 +173,11 @@ Answer<void> Generator::consume_stream(AnswerStream stream,
                                        ProgressLine& progress) {
   SseParser parser;
   std::vector<SseEvent> events;
-  std::string phase = "waiting";
+  const std::string place =
+      stream.head().header("sluice-queue");  // "position=2;eta=40"; absent: it has begun
+  std::string phase = place.empty() ? "working" : "queued " + place;
   bool began = false;
+  int64_t asked_ms = now_ms();
   for (;;) {
     auto piece = stream.next(kTickMs);
     if (!piece) {
@@ -162,12 +187,21 @@ Answer<void> Generator::consume_stream(AnswerStream stream,
         if (pending_signal() != 0) generation_.finish_reason = "interrupted";
         return Failure(std::move(piece).error());
       }
-      if (!began) progress.show("  " + phase);
-      const bool queued = phase.starts_with("queued") || phase == "waiting";
-      if (!began && queued && wait_deadline != kForever && now_ms() > wait_deadline) {
+      if (began) continue;
+      progress.show("  " + phase);
+      const bool out_of_time = wait_deadline != kForever && now_ms() > wait_deadline;
+      const bool due = client_.terminal.progress && now_ms() - asked_ms > kAskMs;
+      if (!out_of_time && !due) continue;
+      // Comments come after seconds of silence only; asking tells sooner.
+      asked_ms = now_ms();
+      const std::string now_in = phase_of_request(link_, stream.head().header("sluice-request-id"));
+      if (!now_in.empty()) phase = now_in;
+      if (!out_of_time) continue;
+      if (phase.starts_with("queued")) {
         progress.clear();
         return Failure(wait_over());
       }
+      wait_deadline = kForever;  // it has begun: from here on there is nothing to wait out
       continue;
     }
     if (piece.value().empty()) {
