@@ -200,7 +200,7 @@ Feed Engine::Impl::plan_feed(const GenerationRequest& r, GenerationStats& stats)
     kept->truncate(static_cast<int64_t>(first));
     stats.cached_tokens = static_cast<int64_t>(first);
   }
-  pending.reset();
+  if (!r.append) pending.reset();        // otherwise it is pending until it was computed
   for (size_t i = first; i < r.prompt.size(); ++i) feed.add(r.prompt[i], roles[i]);
   feed.final_length = kept->length() + static_cast<int64_t>(feed.ids.size());
   return feed;
@@ -253,6 +253,7 @@ Result<void> Engine::Impl::prefill(const GenerationRequest& r,
     auto walked = walk(runs, cancel);
     last.each = nullptr;
     SLUICE_TRY(std::move(walked));
+    pending.reset();
     done = end;
     sink.on_prefill(static_cast<int64_t>(done), static_cast<int64_t>(total));
   }

@@ -164,6 +164,8 @@ Result<void> read_rope(const GgufFile& file,
     h.rope_scaling = RopeScaling::kYarn;
   } else if (*type == "dynamic") {
     h.rope_scaling = RopeScaling::kDynamic;
+    // Dynamic NTK stretches as the text grows and names no end (HF sets none): sixteen times the trained context.
+    h.max_seq_len = std::min<int64_t>(h.max_seq_len * 16, static_cast<int64_t>(kMaxContext));
   } else {
     unsupported.note(file.refuse(
         file.find(s + "type"),

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <limits>
 
-#include "kernels/kernels.h"
+#include "scheduler/sampler_math.h"
 
 namespace sluice {
 
@@ -12,9 +12,18 @@ double log_sum_exp(std::span<const float> logits) {
   float most = -std::numeric_limits<float>::infinity();
   for (const float x : logits) most = x > most ? x : most;
   if (!std::isfinite(most)) return static_cast<double>(most);
+  constexpr size_t kBatch = 512;
+  double below[kBatch];
+  double weight[kBatch];
   double sum = 0;
-  for (const float x : logits) {
-    if (x == x) sum += static_cast<double>(kernels::exp_f32(x - most));
+  for (size_t i = 0; i < logits.size(); i += kBatch) {
+    const size_t n = std::min(kBatch, logits.size() - i);
+    for (size_t j = 0; j < n; ++j) {
+      const float x = logits[i + j];
+      below[j] = x == x ? static_cast<double>(most) - static_cast<double>(x) : 1e300;      // NaN weighs nothing
+    }
+    exp_of_negative({below, n}, weight);
+    for (size_t j = 0; j < n; ++j) sum += weight[j];
   }
   return static_cast<double>(most) + std::log(sum);
 }
