@@ -111,7 +111,8 @@ std::vector<Delta> GenerationJob::take() {
 ApiError GenerationJob::api_error(Error error) const {
   if (error.code == "cancelled" && app_.draining.load()) {
     error = Error{"shutting_down", "the daemon is shutting down"};
-  } else if (error.code == "budget_exceeded") {
+  } else if (error.code == "budget_exceeded" || error.code == "budget_below_floor") {
+    // 409 is for the native routes: OpenAI's clients would ask again.
     error.code = "model_does_not_fit";
   }
   const int status = http_status_of(error.code);

@@ -89,6 +89,8 @@ json::value metadata_value(const GgufFile& file, const GgufValue& v) {
   return out;
 }
 
+bool too_small(const Error& e) { return e.code == "budget_exceeded" || e.code == "budget_below_floor"; }
+
 int64_t unix_seconds() {
   return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
 }
@@ -360,7 +362,7 @@ Result<std::shared_ptr<const ModelText>> ModelRegistry::text(const EntryPtr& ent
   }
   SLUICE_TRY(const auto checked, open_unchanged(*entry));
   auto made = ModelText::create(*checked, budget_);
-  while (!made && made.error().code == "budget_exceeded" && unload_longest_unused(entry.get())) {
+  while (!made && too_small(made.error()) && unload_longest_unused(entry.get())) {
     made = ModelText::create(*checked, budget_);
   }
   SLUICE_TRY(auto text, std::move(made));
@@ -406,7 +408,7 @@ Result<std::shared_ptr<LoadedModel>> ModelRegistry::load(const EntryPtr& entry, 
       loaded->engine = std::move(engine).value();
       return loaded;
     }
-    if (engine.error().code != "budget_exceeded" && engine.error().code != "budget_below_floor") return engine.error();
+    if (!too_small(engine.error())) return engine.error();
     if (unload_longest_unused(entry.get())) continue;
     Error e = std::move(engine).error();
     e.code = "model_does_not_fit";

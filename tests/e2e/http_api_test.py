@@ -458,6 +458,85 @@ class Api(unittest.TestCase):
         self.assertEqual((errors, got), ([], want))
 
 
+class Waiting(unittest.TestCase):
+    """What a client hears while it waits, with the clocks turned up."""
+
+    def setUp(self):
+        flags = []
+        for setting in ("http.early_headers=200ms", "http.heartbeat=100ms", "http.pad_json=200ms", "http.write_timeout=1s"):
+            flags += ["--set", setting]
+        self.daemon = Daemon(SLUICED, MODEL, flags=flags).__enter__()
+        self.addCleanup(self.daemon.__exit__, None, None, None)
+        self.running = Client(self.daemon.socket)
+        self.addCleanup(self.running.close)
+        self.running.send("POST", "/v1/completions", {"prompt": ["Once"] * 32, "n": 4, "max_tokens": 4000, "temperature": 1})
+        wait_for(lambda: any(r["state"] == "running" for r in self.requests()))
+
+    def requests(self):
+        return self.daemon.get("/sluice/v1/requests")[1]["requests"]
+
+    def waiting_client(self, body):
+        c = Client(self.daemon.socket)
+        self.addCleanup(c.close)
+        c.send("POST", CHAT, body)
+        return c
+
+    def test_stream_gets_its_head_early_and_heartbeats(self):
+        t = time.monotonic()
+        c = self.waiting_client(chat(stream=True))
+        status, headers = c.head()
+        self.assertEqual(status, 200)
+        self.assertGreater(time.monotonic() - t, 0.15, "errors must have their time to be a status")
+        self.assertIn("position=1;eta=", headers["sluice-queue"])
+        for _ in range(3):
+            self.assertEqual(c.chunk(), b": sluice queued 1\n\n")
+        self.running.close()
+        data = c.body(headers).decode()
+        self.assertEqual(events(data)[-1], "[DONE]")
+
+    def test_plain_answer_is_padded_with_space(self):
+        c = self.waiting_client(chat())
+        status, headers = c.head()
+        self.assertEqual((status, headers["transfer-encoding"]), (200, "chunked"))
+        self.assertEqual([c.chunk(), c.chunk()], [b" ", b" "])
+        self.running.close()
+        self.assertEqual(json.loads(c.body(headers))["object"], "chat.completion")
+        self.assertEqual(c.request("GET", "/health")[0], 200, "the connection lives on")
+
+    def test_late_failure_breaks_the_body_off_and_tells_the_truth_the_second_time(self):
+        body = chat("remember me")
+        c = self.waiting_client(body)
+        _, headers = c.head()
+        rid = headers["sluice-request-id"]
+        self.assertEqual(self.daemon.delete("/sluice/v1/requests/" + rid)[0], 200)
+        with self.assertRaises(EOFError):
+            c.body(headers)
+        t = time.monotonic()
+        status, doc, headers = self.daemon.post(CHAT, body)
+        self.assertLess(time.monotonic() - t, 0.15)
+        self.assertEqual((status, doc["error"]["code"]), (499, "cancelled"))
+        self.assertEqual(headers["x-should-retry"], "false")
+
+    def test_early_failure_keeps_its_status(self):
+        for stream in (False, True):
+            c = self.waiting_client(chat(stream=stream))
+            rid = wait_for(lambda: [r["id"] for r in self.requests() if r["state"] == "queued"])[0]
+            self.daemon.delete("/sluice/v1/requests/" + rid)
+            status, headers, data = c.answer()
+            self.assertEqual((status, json.loads(data)["error"]["code"]), (499, "cancelled"))
+
+    def test_a_reader_that_never_reads_is_given_up(self):
+        self.running.close()
+        c = self.waiting_client(chat(stream=True, max_tokens=100000, logprobs=True, top_logprobs=20, n=4, temperature=1))
+        c.head()
+        wait_for(self.requests)
+        wait_for(lambda: not self.requests(), 20)
+        with self.assertRaises((EOFError, ConnectionResetError)):
+            while True:
+                c.more()
+                c.buf = b""
+
+
 class Lifetime(unittest.TestCase):
     """Daemons of their own."""
 
