@@ -269,6 +269,75 @@ class Api(unittest.TestCase):
         self.assertEqual(c.answer()[0], 200)
         c.close()
 
+    @unittest.skipUnless(os.geteuid() == 0, "needs root, to become another user")
+    def test_another_user_is_turned_away(self):
+        with Daemon(SLUICED, MODEL) as d:
+            os.chmod(d.dir, 0o711)
+            os.chmod(d.socket, 0o666)       # on purpose: the peer's uid must be enough
+            r, w = os.pipe()
+            child = os.fork()
+            if child == 0:
+                # The answer may come before the request was sent, and a reset after it.
+                try:
+                    os.setgroups([])
+                    os.setgid(65534)
+                    os.setuid(65534)
+                    c = Client(d.socket, 10)
+                    try:
+                        c.send("GET", "/sluice/v1/status")
+                    except OSError:
+                        pass
+                    try:
+                        while True:
+                            c.more()
+                    except (EOFError, OSError):
+                        os.write(w, c.buf)
+                finally:
+                    os._exit(0)
+            os.close(w)
+            os.waitpid(child, 0)
+            out = os.read(r, 65536)
+            os.close(r)
+            self.assertTrue(out.startswith(b"HTTP/1.1 403 "), out)
+            self.assertEqual(json.loads(out.split(b"\r\n\r\n", 1)[1])["error"]["code"], "not_permitted")
+
+    def test_slow_requests_time_out_with_408(self):
+        head, body, drip = Client(D.socket), Client(D.socket), Client(D.socket)
+        head.s.sendall(b"GET /health HTTP/1.1\r\n")
+        body.s.sendall(b"POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{")
+        drip.s.sendall(b"GET /health HTTP/1.1\r\nX: ")
+        t = time.monotonic()
+        try:
+            while time.monotonic() - t < 6:
+                drip.s.sendall(b"a")        # alive, but the head as a whole is late
+                time.sleep(0.2)
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+        for c in (head, body, drip):
+            status, headers, data = c.answer()
+            self.assertEqual((status, json.loads(data)["error"]["code"]), (408, "request_timeout"))
+            self.assertEqual(headers["connection"], "close")
+            c.close()
+
+    def test_idle_connections_make_room_and_busy_ones_do_not(self):
+        idle()
+        busy = self.long_stream(prompt=["a"] * 32)
+        busy.head()
+        idlers = [Client(D.socket) for _ in range(300)]
+        self.assertEqual(D.get("/health")[0], 200)
+        closed = 0
+        for c in idlers:
+            c.s.setblocking(False)
+            try:
+                closed += c.s.recv(1) == b""
+            except BlockingIOError:
+                pass
+            c.close()
+        self.assertTrue(40 <= closed <= 60, "256 of a user are kept: %d were closed" % closed)
+        self.assertTrue(busy.chunk())
+        busy.close()
+        idle()
+
     def test_keep_alive_and_head(self):
         c = Client(D.socket)
         for _ in range(5):
