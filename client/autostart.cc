@@ -24,6 +24,7 @@
 #include "client/connection.h"
 #include "client/failure.h"
 #include "client/interrupt.h"
+#include "client/terminal.h"
 
 namespace sluice {
 namespace {
@@ -76,18 +77,30 @@ Result<Fd> open_log(off_t& start) {
   return fd;
 }
 
-// What the daemon said since `start`: its last lines that are error lines, else its last line.
-std::string log_since(off_t start) {
+struct LastWords {
+  std::string error;  // its error line, else its last line
+  std::string hint;   // the `try:` line that followed
+};
+
+// What the daemon said since `start`.
+LastWords log_since(off_t start) {
   Fd fd(::open(daemon_log_path().c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
   char buffer[8192];
   const ssize_t n = fd.get() < 0 ? 0 : ::pread(fd.get(), buffer, sizeof(buffer), start);
   std::istringstream lines(std::string(buffer, n > 0 ? static_cast<size_t>(n) : 0));
-  std::string last;
+  LastWords words;
+  bool found = false;
   for (std::string line; std::getline(lines, line);) {
-    if (line.starts_with("sluiced: ")) return escape_text(line.substr(9), 300);
-    if (!line.empty()) last = line;
+    if (line.starts_with("sluiced: ")) {
+      words = {escape_text(line.substr(9), 300), ""};
+      found = true;
+    } else if (found && line.starts_with("  try:    ")) {
+      words.hint = one_line(line.substr(10));
+    } else if (!found && !line.empty()) {
+      words.error = escape_text(line, 300);
+    }
   }
-  return escape_text(last, 300);
+  return words;
 }
 
 // The grandchild: not ours to wait for, in a session of its own. Returns its pid, or -1.
@@ -164,12 +177,12 @@ Result<void> wait_until_ready(const std::string& socket_path,
     if (exited) break;  // one more look after it left, then it is final
     exited = has_exited(pid_fd, pid);
   }
-  const std::string said = log_since(log_start);
+  const LastWords said = log_since(log_start);
   return Error{kUnreachable,
                fmt::format("sluiced {}: {}",
                            exited ? "ended at start" : "was not ready within 5 s",
-                           said.empty() ? "it said nothing" : said),
-               "tail -n 20 " + daemon_log_path()};
+                           said.error.empty() ? "it said nothing" : said.error),
+               said.hint.empty() ? "tail -n 20 " + daemon_log_path() : said.hint};
 }
 
 bool user_unit_exists() {

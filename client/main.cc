@@ -98,8 +98,9 @@ int run_client(int argc, char** argv) {
   try {
     app.parse(argc, argv);
     client.extras = app.remaining(true);
-    if (!client.extras.empty() && !reached_command(app)->get_allow_extras())
-      throw CLI::ExtrasError(client.extras);
+    const CLI::App* reached = reached_command(app);
+    const bool passes_on = reached != &app && reached->get_allow_extras();
+    if (!client.extras.empty() && !passes_on) throw CLI::ExtrasError(client.extras);
   } catch (const CLI::CallForHelp&) {
     return finish_stdout(client.globals, app.help());
   } catch (const CLI::ParseError& e) {
