@@ -449,6 +449,18 @@ class Api(unittest.TestCase):
         c.close()
         wait_for(lambda: not requests(), 1.0)
 
+    def test_leaving_cancels_in_prefill(self):
+        idle()
+        ctx = D.get("/sluice/v1/models")[1]["models"][0]["ctx"]
+        # Different prompts, so that none is in the KV already.
+        prompts = [[5 + (i * 7 + k) % 300 for k in range(ctx - 2)] for i in range(32)]
+        for stream in (False, True):
+            c = Client(D.socket)
+            c.send("POST", "/v1/completions", {"prompt": prompts, "max_tokens": 1, "stream": stream})
+            wait_for(lambda: any(r["phase"] == "prefill" for r in requests()))
+            c.close()
+            wait_for(lambda: not requests(), 1.0)
+
     def test_half_close_does_not_cancel(self):
         c = Client(D.socket)
         c.send("POST", "/v1/completions", {"prompt": "Once", "max_tokens": 30, "stream": True})
