@@ -10,10 +10,11 @@
 namespace sluice {
 namespace {
 
-// GPT-2's alphabet: printable bytes stand for themselves, the rest for U+0100 and up, in byte order.
+// GPT-2's alphabet: printable bytes stand for themselves, the rest for U+0100 and up, in byte
+// order.
 struct ByteAlphabet {
   std::array<uint32_t, 256> code{};
-  std::array<int16_t, 512> byte{};   // by code point; -1: not in the alphabet
+  std::array<int16_t, 512> byte{};  // by code point; -1: not in the alphabet
 
   constexpr ByteAlphabet() {
     byte.fill(-1);
@@ -27,13 +28,13 @@ struct ByteAlphabet {
 };
 constexpr ByteAlphabet kAlphabet;
 
-// Pieces up to this many bytes are merged by looking at every pair; longer ones with a heap. Nearly all words are
-// shorter; at this length both ways take about as long.
+// Pieces up to this many bytes are merged by looking at every pair; longer ones with a heap. Nearly
+// all words are shorter; at this length both ways take about as long.
 constexpr size_t kShortPiece = 48;
 
 uint64_t mix(TokenId left, TokenId right, uint64_t seed) {
-  uint64_t x = (static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32) |
-               static_cast<uint32_t>(right);
+  uint64_t x =
+      (static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32) | static_cast<uint32_t>(right);
   x ^= seed;
   x = (x ^ (x >> 32)) * 0x9FB21C651E98DF25u;
   x = (x ^ (x >> 29)) * 0xD6E8FEB86659FD93u;
@@ -99,13 +100,13 @@ uint64_t MergeTable::memory_bytes() const {
 struct ByteLevelBpe::Scratch {
   struct Symbol {
     TokenId id;
-    uint32_t rank;     // of merging with the next one
+    uint32_t rank;  // of merging with the next one
     int32_t prev, next;
   };
   struct Candidate {
     uint32_t rank;
     int32_t left;
-    TokenId left_id, right_id;   // stale when the symbols have changed since
+    TokenId left_id, right_id;  // stale when the symbols have changed since
     // The queue gives its greatest first; we want the lowest rank, then the leftmost.
     bool operator<(const Candidate& o) const {
       return rank != o.rank ? rank > o.rank : left > o.left;
@@ -179,7 +180,8 @@ void ByteLevelBpe::encode_piece(std::string_view piece,
                                 std::vector<TokenId>& out) const {
   if (pre_.whole_words()) {
     scratch.spelling.clear();
-    for (const char c : piece) append_utf8(scratch.spelling, kAlphabet.code[static_cast<uint8_t>(c)]);
+    for (const char c : piece)
+      append_utf8(scratch.spelling, kAlphabet.code[static_cast<uint8_t>(c)]);
     const auto whole = table_.find(scratch.spelling);
     if (whole && table_.type(*whole) == TokenType::kNormal) {
       out.push_back(*whole);
@@ -189,7 +191,7 @@ void ByteLevelBpe::encode_piece(std::string_view piece,
   scratch.symbols.clear();
   for (const char c : piece) {
     const TokenId id = byte_tokens_[static_cast<uint8_t>(c)];
-    if (id < 0) continue;   // as HF without an unknown token: the byte is lost
+    if (id < 0) continue;  // as HF without an unknown token: the byte is lost
     const auto at = static_cast<int32_t>(scratch.symbols.size());
     scratch.symbols.push_back({id, MergeTable::kNone, at - 1, at + 1});
   }
@@ -248,7 +250,7 @@ void ByteLevelBpe::merge_long(Scratch& scratch, std::vector<TokenId>& out) const
     if (left.id != c.left_id || left.next < 0 || at(left.next).id != c.right_id) continue;
     Scratch::Symbol& right = at(left.next);
     left.id = merges_.result(c.rank);
-    right.id = -1;   // gone: no candidate names it any more
+    right.id = -1;  // gone: no candidate names it any more
     left.next = right.next;
     if (left.next >= 0) at(left.next).prev = c.left;
     consider(left.prev);
@@ -265,7 +267,8 @@ std::string ByteLevelBpe::token_bytes(TokenId id) const {
   for (size_t i = 0; i < valid.size();) {
     const uint32_t c = next_code_point(valid, i);
     const int byte = c < kAlphabet.byte.size() ? kAlphabet.byte[c] : -1;
-    // A spelling outside the alphabet ("<｜User｜>", "a b") is the text itself, as HF's ByteLevel decoder has it.
+    // A spelling outside the alphabet ("<｜User｜>", "a b") is the text itself, as HF's ByteLevel
+    // decoder has it.
     if (byte < 0) return std::string(text);
     out += static_cast<char>(static_cast<uint8_t>(byte));
   }

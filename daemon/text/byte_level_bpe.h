@@ -1,5 +1,6 @@
-// Byte-level BPE (GPT-2, Qwen2, Llama 3): text is cut into pieces, each piece's bytes are spelled in GPT-2's printable
-// alphabet, and neighbours are merged, lowest rank first and leftmost among equals, until no merge applies.
+// Byte-level BPE (GPT-2, Qwen2, Llama 3): text is cut into pieces, each piece's bytes are spelled
+// in GPT-2's printable alphabet, and neighbours are merged, lowest rank first and leftmost among
+// equals, until no merge applies.
 #pragma once
 
 #include <array>
@@ -18,8 +19,8 @@ namespace sluice {
 class MergeTable {
  public:
   static constexpr uint32_t kNone = UINT32_MAX;
-  // Entries whose result the vocabulary lacks are left out. Errors: gguf.tokenizer (an entry that is not
-  // "left right", or names a token that does not exist).
+  // Entries whose result the vocabulary lacks are left out. Errors: gguf.tokenizer (an entry that
+  // is not "left right", or names a token that does not exist).
   static Result<MergeTable> create(const GgufValue* merges, const TokenTable& table);
 
   uint32_t rank(TokenId left, TokenId right) const;
@@ -31,7 +32,7 @@ class MergeTable {
     TokenId left, right, result;
   };
   std::vector<Merge> merges_;
-  std::vector<uint32_t> slots_;   // rank + 1, or 0
+  std::vector<uint32_t> slots_;  // rank + 1, or 0
   uint64_t seed_ = 0;
 };
 
@@ -51,7 +52,9 @@ class ByteLevelBpe final : public Tokenizer {
  private:
   struct Scratch;
   ByteLevelBpe(TokenTable table, MergeTable merges, PreTokenizer pre);
-  Result<void> encode_plain(std::string_view text, Scratch& scratch, std::vector<TokenId>& out) const;
+  Result<void> encode_plain(std::string_view text,
+                            Scratch& scratch,
+                            std::vector<TokenId>& out) const;
   void encode_piece(std::string_view piece, Scratch& scratch, std::vector<TokenId>& out) const;
   void merge_short(Scratch& scratch, std::vector<TokenId>& out) const;
   void merge_long(Scratch& scratch, std::vector<TokenId>& out) const;
@@ -60,7 +63,7 @@ class ByteLevelBpe final : public Tokenizer {
   MergeTable merges_;
   PreTokenizer pre_;
   SpecialMatcher specials_;
-  std::array<TokenId, 256> byte_tokens_{};   // -1: the vocabulary has no token for this byte
+  std::array<TokenId, 256> byte_tokens_{};  // -1: the vocabulary has no token for this byte
 };
 
 }  // namespace sluice

@@ -17,7 +17,8 @@ using Filter = Value (*)(Renderer&, const Value&, const Args&);
 
 std::string_view as_text(const Value& v) { return v.is_string() ? v.str() : std::string_view(); }
 
-int64_t int_argument(Renderer& r, const Args& args, size_t i, std::string_view name, int64_t fallback) {
+int64_t int_argument(
+    Renderer& r, const Args& args, size_t i, std::string_view name, int64_t fallback) {
   const Value* v = args.get(i, name);
   if (v == nullptr || v->is_none()) return fallback;
   if (!v->is_integral()) {
@@ -40,8 +41,12 @@ Value string_method(Renderer& r, const Value& v, std::string_view name, const Ar
 
 Value upper(Renderer& r, const Value& v, const Args&) { return string_method(r, v, "upper", {}); }
 Value lower(Renderer& r, const Value& v, const Args&) { return string_method(r, v, "lower", {}); }
-Value capitalize_filter(Renderer& r, const Value& v, const Args&) { return string_method(r, v, "capitalize", {}); }
-Value trim(Renderer& r, const Value& v, const Args& args) { return string_method(r, v, "strip", args); }
+Value capitalize_filter(Renderer& r, const Value& v, const Args&) {
+  return string_method(r, v, "capitalize", {});
+}
+Value trim(Renderer& r, const Value& v, const Args& args) {
+  return string_method(r, v, "strip", args);
+}
 Value to_text(Renderer& r, const Value& v, const Args&) { return r.to_string(v); }
 Value same(Renderer&, const Value& v, const Args&) { return v; }
 Value length(Renderer& r, const Value& v, const Args&) { return r.length(v); }
@@ -98,15 +103,18 @@ Value default_value(Renderer&, const Value& v, const Args& args) {
 
 Value first(Renderer& r, const Value& v, const Args&) {
   if (v.is_sequence()) return v.size() > 0 ? v.at(0) : Value::undefined("first item");
-  if (v.is_string()) return v.str().empty() ? Value::undefined("first item") : r.item(v, Value::integer(0));
+  if (v.is_string())
+    return v.str().empty() ? Value::undefined("first item") : r.item(v, Value::integer(0));
   const Value items = r.iterate(v);
   return r.failed() || items.size() == 0 ? Value::undefined("first item") : items.at(0);
 }
 
 Value last(Renderer& r, const Value& v, const Args&) {
-  if (v.is_string()) return v.str().empty() ? Value::undefined("last item") : r.item(v, Value::integer(-1));
+  if (v.is_string())
+    return v.str().empty() ? Value::undefined("last item") : r.item(v, Value::integer(-1));
   const Value items = r.iterate(v);
-  return r.failed() || items.size() == 0 ? Value::undefined("last item") : items.at(items.size() - 1);
+  return r.failed() || items.size() == 0 ? Value::undefined("last item")
+                                         : items.at(items.size() - 1);
 }
 
 Value list(Renderer& r, const Value& v, const Args&) {
@@ -167,7 +175,8 @@ Value indent(Renderer& r, const Value& v, const Args& args) {
   const bool blank = bool_argument(args, 2, "blank", false);
   const std::string with_newline = std::string(text.str()) + "\n";
   const auto spaces = std::count(with_newline.begin(), with_newline.end(), '\n');
-  if (!r.room(with_newline.size() + static_cast<uint64_t>(spaces) * sizeof(std::string_view))) return {};
+  if (!r.room(with_newline.size() + static_cast<uint64_t>(spaces) * sizeof(std::string_view)))
+    return {};
   const std::vector<std::string_view> lines = split_lines(with_newline, false);
   std::string out;
   for (size_t i = 0; i < lines.size(); ++i) {
@@ -209,12 +218,23 @@ Value escape_html(Renderer& r, const Value& v, const Args&) {
   std::string out;
   for (const char c : text.str()) {
     switch (c) {
-      case '&': out += "&amp;"; break;
-      case '<': out += "&lt;"; break;
-      case '>': out += "&gt;"; break;
-      case '"': out += "&#34;"; break;
-      case '\'': out += "&#39;"; break;
-      default: out += c;
+      case '&':
+        out += "&amp;";
+        break;
+      case '<':
+        out += "&lt;";
+        break;
+      case '>':
+        out += "&gt;";
+        break;
+      case '"':
+        out += "&#34;";
+        break;
+      case '\'':
+        out += "&#39;";
+        break;
+      default:
+        out += c;
     }
   }
   return r.make_string(std::move(out));
@@ -225,7 +245,7 @@ Value wordcount(Renderer& r, const Value& v, const Args&) {
   if (r.failed() || !r.charge(text.str().size() / 32)) return {};
   int64_t n = 0;
   bool inside = false;
-  for (size_t i = 0; i < text.str().size();) {   // runs of \w
+  for (size_t i = 0; i < text.str().size();) {  // runs of \w
     const size_t begin = i;
     const uint32_t c = next_code_point(text.str(), i);
     const bool word = c == '_' || is_alnum(text.str().substr(begin, i - begin));
@@ -243,7 +263,7 @@ Value to_int(Renderer& r, const Value& v, const Args& args) {
   const Value otherwise = fallback != nullptr ? *fallback : Value::integer(0);
   double real = 0;
   if (v.is_string()) {
-    if (v.str().size() > 4096) return otherwise;   // no number is that long
+    if (v.str().size() > 4096) return otherwise;  // no number is that long
     if (const auto i = parse_int(v.str(), base >= 0 && base <= 36 ? static_cast<int>(base) : 10)) {
       return Value::integer(*i);
     }
@@ -290,11 +310,12 @@ Value round_filter(Renderer& r, const Value& v, const Args& args) {
   if (method == "common") {
     if (v.is_integral()) return Value::integer(v.as_int());
     if (!std::isfinite(x)) return v;
-    char text[700];   // 309 digits, a point, 300 digits
+    char text[700];  // 309 digits, a point, 300 digits
     std::snprintf(text, sizeof(text), "%.*f", static_cast<int>(precision), x);
     return Value::real(parse_float(text).value_or(x));
   }
-  if (method != "ceil" && method != "floor") return r.fail("round: method must be common, ceil or floor");
+  if (method != "ceil" && method != "floor")
+    return r.fail("round: method must be common, ceil or floor");
   const double scale = std::pow(10.0, static_cast<double>(precision));
   return Value::real((method == "ceil" ? std::ceil(x * scale) : std::floor(x * scale)) / scale);
 }
@@ -310,7 +331,10 @@ struct Keyed {
   Value key, item;
 };
 
-std::vector<Keyed> keyed_items(Renderer& r, const Value& v, const Value* attribute, bool case_sensitive) {
+std::vector<Keyed> keyed_items(Renderer& r,
+                               const Value& v,
+                               const Value* attribute,
+                               bool case_sensitive) {
   const Value items = r.iterate(v);
   std::vector<Keyed> out;
   if (r.failed() || !r.room(items.size() * sizeof(Keyed))) return out;
@@ -323,7 +347,8 @@ std::vector<Keyed> keyed_items(Renderer& r, const Value& v, const Value* attribu
   return out;
 }
 
-// Merge sort by hand: the comparison may fail at any point, and std's sorts must not see an order that changes.
+// Merge sort by hand: the comparison may fail at any point, and std's sorts must not see an order
+// that changes.
 void sort_keyed(Renderer& r, std::vector<Keyed>& items, bool descending) {
   std::vector<Keyed> other(items.size());
   for (size_t width = 1; width < items.size() && !r.failed(); width *= 2) {
@@ -345,7 +370,8 @@ void sort_keyed(Renderer& r, std::vector<Keyed>& items, bool descending) {
 
 Value sort(Renderer& r, const Value& v, const Args& args) {
   const bool descending = bool_argument(args, 0, "reverse", false);
-  auto items = keyed_items(r, v, args.get(2, "attribute"), bool_argument(args, 1, "case_sensitive", false));
+  auto items =
+      keyed_items(r, v, args.get(2, "attribute"), bool_argument(args, 1, "case_sensitive", false));
   sort_keyed(r, items, descending);
   std::vector<Value> out;
   out.reserve(items.size());
@@ -368,12 +394,14 @@ Value dictsort(Renderer& r, const Value& v, const Args& args) {
 }
 
 Value unique(Renderer& r, const Value& v, const Args& args) {
-  const auto items = keyed_items(r, v, args.get(1, "attribute"), bool_argument(args, 0, "case_sensitive", false));
+  const auto items =
+      keyed_items(r, v, args.get(1, "attribute"), bool_argument(args, 0, "case_sensitive", false));
   std::vector<Value> keys;
   std::vector<Value> out;
   for (const Keyed& k : items) {
     bool seen = false;
-    for (size_t i = 0; i < keys.size() && !seen && !r.failed(); ++i) seen = r.equals(keys[i], k.key);
+    for (size_t i = 0; i < keys.size() && !seen && !r.failed(); ++i)
+      seen = r.equals(keys[i], k.key);
     if (r.failed()) return {};
     if (seen) continue;
     keys.push_back(k.key);
@@ -383,11 +411,13 @@ Value unique(Renderer& r, const Value& v, const Args& args) {
 }
 
 Value extreme(Renderer& r, const Value& v, const Args& args, bool greatest) {
-  const auto items = keyed_items(r, v, args.get(1, "attribute"), bool_argument(args, 0, "case_sensitive", false));
+  const auto items =
+      keyed_items(r, v, args.get(1, "attribute"), bool_argument(args, 0, "case_sensitive", false));
   if (r.failed() || items.empty()) return Value::undefined("item of an empty sequence");
   size_t best = 0;
   for (size_t i = 1; i < items.size() && !r.failed(); ++i) {
-    if (greatest ? r.less(items[best].key, items[i].key) : r.less(items[i].key, items[best].key)) best = i;
+    if (greatest ? r.less(items[best].key, items[i].key) : r.less(items[i].key, items[best].key))
+      best = i;
   }
   return items[best].item;
 }
@@ -401,7 +431,8 @@ Value sum(Renderer& r, const Value& v, const Args& args) {
   const Value items = r.iterate(v);
   for (size_t i = 0; !r.failed() && i < items.size(); ++i) {
     const Value item = items.at(i);
-    total = r.add(total, attribute != nullptr && !attribute->is_none() ? r.path(item, *attribute) : item);
+    total = r.add(total,
+                  attribute != nullptr && !attribute->is_none() ? r.path(item, *attribute) : item);
   }
   return r.failed() ? Value() : total;
 }
@@ -417,7 +448,8 @@ Value choose(Renderer& r, const Value& v, const Args& args, bool by_attribute, b
     const Value& name = args.positional[test_at];
     test = test_index(as_text(name));
     if (test == kUnknownName) return r.fail("no test named '" + escape_text(as_text(name)) + "'");
-    rest.positional.assign(args.positional.begin() + static_cast<ptrdiff_t>(test_at) + 1, args.positional.end());
+    rest.positional.assign(args.positional.begin() + static_cast<ptrdiff_t>(test_at) + 1,
+                           args.positional.end());
   }
   const Value items = r.iterate(v);
   std::vector<Value> out;
@@ -433,7 +465,9 @@ Value choose(Renderer& r, const Value& v, const Args& args, bool by_attribute, b
 Value select(Renderer& r, const Value& v, const Args& a) { return choose(r, v, a, false, true); }
 Value reject(Renderer& r, const Value& v, const Args& a) { return choose(r, v, a, false, false); }
 Value selectattr(Renderer& r, const Value& v, const Args& a) { return choose(r, v, a, true, true); }
-Value rejectattr(Renderer& r, const Value& v, const Args& a) { return choose(r, v, a, true, false); }
+Value rejectattr(Renderer& r, const Value& v, const Args& a) {
+  return choose(r, v, a, true, false);
+}
 
 Value map(Renderer& r, const Value& v, const Args& args) {
   const Value* attribute = nullptr;
@@ -457,7 +491,8 @@ Value map(Renderer& r, const Value& v, const Args& args) {
   std::vector<Value> out;
   for (size_t i = 0; !r.failed() && i < items.size() && r.charge(1); ++i) {
     const Value item = items.at(i);
-    Value mapped = attribute != nullptr ? r.path(item, *attribute) : r.apply_filter(filter, item, rest);
+    Value mapped =
+        attribute != nullptr ? r.path(item, *attribute) : r.apply_filter(filter, item, rest);
     if (mapped.is_undefined() && attribute != nullptr && fallback != nullptr) mapped = *fallback;
     out.push_back(std::move(mapped));
   }
@@ -498,6 +533,7 @@ struct Entry {
   Filter filter;
 };
 
+// clang-format off
 constexpr Entry kFilters[] = {
     {"abs", absolute}, {"attr", attr}, {"batch", batch}, {"capitalize", capitalize_filter},
     {"center", center}, {"count", length}, {"d", default_value}, {"default", default_value},
@@ -510,6 +546,7 @@ constexpr Entry kFilters[] = {
     {"sort", sort}, {"string", to_text}, {"sum", sum}, {"title", title}, {"tojson", to_json},
     {"trim", trim}, {"truncate", truncate}, {"unique", unique}, {"upper", upper},
     {"wordcount", wordcount}};
+// clang-format on
 
 }  // namespace
 

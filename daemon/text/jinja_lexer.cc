@@ -10,7 +10,8 @@ namespace {
 
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
 
-// \w of Python's regexes, near enough: what lies beyond ASCII is checked by nobody who writes templates.
+// \w of Python's regexes, near enough: what lies beyond ASCII is checked by nobody who writes
+// templates.
 bool is_word(char c) {
   return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || is_digit(c) || c == '_' ||
          static_cast<uint8_t>(c) >= 0x80;
@@ -97,7 +98,7 @@ size_t Lexer::tag_end(char close) const {
   if (i + 1 >= text.size() || text[i] != close || text[i + 1] != '}') return 0;
   i += 2;
   if (sign == '-') return i + space_at(text, i);
-  if (sign != '+' && close != '}' && i < text.size() && text[i] == '\n') ++i;   // trim_blocks
+  if (sign != '+' && close != '}' && i < text.size() && text[i] == '\n') ++i;  // trim_blocks
   return i;
 }
 
@@ -124,10 +125,11 @@ Token Lexer::next_in_text() {
     std::string_view data = source_.substr(begin, open - begin);
     if (sign == '-') {
       data = strip_right(data);
-    } else if (sign != '+' && kind != '{') {   // lstrip_blocks
+    } else if (sign != '+' && kind != '{') {  // lstrip_blocks
       const size_t newline = data.rfind('\n');
       const size_t line_begin = newline == std::string_view::npos ? 0 : newline + 1;
-      if ((line_begin > 0 || line_starting_) && space_at(data, line_begin) == data.size() - line_begin) {
+      if ((line_begin > 0 || line_starting_) &&
+          space_at(data, line_begin) == data.size() - line_begin) {
         data = data.substr(0, line_begin);
       }
     }
@@ -135,7 +137,7 @@ Token Lexer::next_in_text() {
       Token token{TokenKind::kData, 0, line_, data};
       line_ += count_lines(source_.substr(begin, open - begin));
       at_ = open;
-      line_starting_ = false;   // asked again at the tag with nothing in front: leaves it as it is
+      line_starting_ = false;  // asked again at the tag with nothing in front: leaves it as it is
       return token;
     }
     line_ += count_lines(source_.substr(begin, open - begin));
@@ -152,9 +154,8 @@ Token Lexer::next_in_text() {
       }
     }
     mode_ = kind == '{' ? Mode::kPrint : Mode::kBlock;
-    const Token token =
-        make(kind == '{' ? TokenKind::kPrintBegin : TokenKind::kBlockBegin,
-             sign == '-' || sign == '+' ? 3 : 2);
+    const Token token = make(kind == '{' ? TokenKind::kPrintBegin : TokenKind::kBlockBegin,
+                             sign == '-' || sign == '+' ? 3 : 2);
     return token;
   }
 }
@@ -164,7 +165,8 @@ bool Lexer::skip_comment() {
   if (i < source_.size() && (source_[i] == '-' || source_[i] == '+')) ++i;
   const size_t close = source_.find("#}", i);
   if (close == std::string_view::npos) return false;
-  const size_t from = close > i && (source_[close - 1] == '-' || source_[close - 1] == '+') ? close - 1 : close;
+  const size_t from =
+      close > i && (source_[close - 1] == '-' || source_[close - 1] == '+') ? close - 1 : close;
   line_ += count_lines(source_.substr(at_, from - at_));
   at_ = from;
   const size_t end = tag_end('#');
@@ -211,7 +213,8 @@ bool Lexer::take_raw(Token& out) {
     } else if (source_[open + 2] != '+') {
       const size_t newline = data.rfind('\n');
       const size_t line_begin = newline == std::string_view::npos ? 0 : newline + 1;
-      if ((line_begin > 0 || starts_line) && space_at(data, line_begin) == data.size() - line_begin) {
+      if ((line_begin > 0 || starts_line) &&
+          space_at(data, line_begin) == data.size() - line_begin) {
         data = data.substr(0, line_begin);
       }
     }
@@ -261,7 +264,8 @@ Token Lexer::next_in_tag() {
   if (c == '[') brackets_ += ']';
   if (c == '{') brackets_ += '}';
   if (c == ')' || c == ']' || c == '}') {
-    if (brackets_.empty() || brackets_.back() != c) return error("a closing bracket that was not opened");
+    if (brackets_.empty() || brackets_.back() != c)
+      return error("a closing bracket that was not opened");
     brackets_.pop_back();
   }
   Token token = make(TokenKind::kOperator, two ? 2 : 1);
@@ -274,8 +278,8 @@ Token Lexer::number() {
   // Digits may be grouped by single underscores. A float has a fraction, an exponent or both.
   const std::string_view text = rest();
   const auto digits = [&](size_t i, auto&& accept) {
-    while (i < text.size() && (accept(text[i]) || (text[i] == '_' && i + 1 < text.size() &&
-                                                   accept(text[i + 1])))) {
+    while (i < text.size() &&
+           (accept(text[i]) || (text[i] == '_' && i + 1 < text.size() && accept(text[i + 1])))) {
       ++i;
     }
     return i;
@@ -292,7 +296,8 @@ Token Lexer::number() {
   }
   size_t i = digits(0, is_digit);
   bool real = false;
-  // "messages.0.x" and "1..2" keep their dots: a fraction needs a digit, and what stands before must not be a dot.
+  // "messages.0.x" and "1..2" keep their dots: a fraction needs a digit, and what stands before
+  // must not be a dot.
   const bool after_dot = at_ > 0 && source_[at_ - 1] == '.';
   if (!after_dot && i + 1 < text.size() && text[i] == '.' && is_digit(text[i + 1])) {
     i = digits(i + 1, is_digit);
@@ -331,16 +336,37 @@ bool unescape_string(std::string_view literal, std::string& out) {
     const char c = s[++i];
     uint32_t code = 0;
     switch (c) {
-      case '\n': break;
-      case '\\': case '\'': case '"': out += c; break;
-      case 'a': out += '\a'; break;
-      case 'b': out += '\b'; break;
-      case 'f': out += '\f'; break;
-      case 'n': out += '\n'; break;
-      case 'r': out += '\r'; break;
-      case 't': out += '\t'; break;
-      case 'v': out += '\v'; break;
-      case 'x': case 'u': case 'U': {
+      case '\n':
+        break;
+      case '\\':
+      case '\'':
+      case '"':
+        out += c;
+        break;
+      case 'a':
+        out += '\a';
+        break;
+      case 'b':
+        out += '\b';
+        break;
+      case 'f':
+        out += '\f';
+        break;
+      case 'n':
+        out += '\n';
+        break;
+      case 'r':
+        out += '\r';
+        break;
+      case 't':
+        out += '\t';
+        break;
+      case 'v':
+        out += '\v';
+        break;
+      case 'x':
+      case 'u':
+      case 'U': {
         const size_t n = c == 'x' ? 2 : c == 'u' ? 4 : 8;
         if (!read_hex(s, i + 1, n, code) || code > 0x10FFFF) {
           out = std::string("a bad \\") + c + " escape";
@@ -359,7 +385,9 @@ bool unescape_string(std::string_view literal, std::string& out) {
         append_utf8(out, code);
         break;
       }
-      case 'N': out = "\\N escapes are not supported"; return false;
+      case 'N':
+        out = "\\N escapes are not supported";
+        return false;
       default:
         if (c >= '0' && c <= '7') {
           size_t n = 0;

@@ -1,4 +1,5 @@
-// Cuts template source into tokens, one at a time, with Jinja's whitespace rules under trim_blocks and lstrip_blocks.
+// Cuts template source into tokens, one at a time, with Jinja's whitespace rules under trim_blocks
+// and lstrip_blocks.
 #pragma once
 
 #include <cstdint>
@@ -9,18 +10,24 @@ namespace sluice::jinja {
 
 enum class TokenKind : uint8_t {
   kEnd,
-  kData,            // text outside of tags
-  kPrintBegin, kPrintEnd, kBlockBegin, kBlockEnd,
-  kName, kInteger, kFloat, kString,
-  kOperator,        // op: the character, or two of them as first * 256 + second
-  kError,           // text: what is wrong
+  kData,  // text outside of tags
+  kPrintBegin,
+  kPrintEnd,
+  kBlockBegin,
+  kBlockEnd,
+  kName,
+  kInteger,
+  kFloat,
+  kString,
+  kOperator,  // op: the character, or two of them as first * 256 + second
+  kError,     // text: what is wrong
 };
 
 struct Token {
   TokenKind kind = TokenKind::kEnd;
   uint16_t op = 0;
   uint32_t line = 1;
-  std::string_view text;   // into the source; a string with its quotes
+  std::string_view text;  // into the source; a string with its quotes
 
   bool is(char c) const { return kind == TokenKind::kOperator && op == static_cast<uint8_t>(c); }
   bool is(char c, char d) const {
@@ -55,8 +62,8 @@ class Lexer {
   size_t at_ = 0;
   uint32_t line_ = 1;
   Mode mode_ = Mode::kText;
-  bool line_starting_ = true;   // the cursor stands at the start of a line, for lstrip_blocks
-  std::string brackets_;        // closing brackets still owed inside a tag
+  bool line_starting_ = true;  // the cursor stands at the start of a line, for lstrip_blocks
+  std::string brackets_;       // closing brackets still owed inside a tag
 };
 
 // \r\n and \r become \n; one newline at the end is dropped.

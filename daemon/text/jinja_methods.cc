@@ -1,5 +1,5 @@
-// Attributes, subscripts and methods of values: the fixed list of what a template may reach. There is no way from
-// here to anything but the values of this render.
+// Attributes, subscripts and methods of values: the fixed list of what a template may reach. There
+// is no way from here to anything but the values of this render.
 #include <algorithm>
 #include <array>
 
@@ -11,8 +11,9 @@
 namespace sluice::jinja {
 namespace {
 
-constexpr int64_t kCompareBudget = 1'000'000;   // values looked at by one comparison
+constexpr int64_t kCompareBudget = 1'000'000;  // values looked at by one comparison
 
+// clang-format off
 enum class Method : uint8_t {
   kCapitalize, kCasefold, kCenter, kCount, kEndsWith, kExpandTabs, kFind, kIndex, kIsAlnum, kIsAlpha, kIsAscii,
   kIsDigit, kIsLower, kIsNumeric, kIsSpace, kIsUpper, kJoin, kLjust, kLower, kLstrip, kPartition,
@@ -20,12 +21,14 @@ enum class Method : uint8_t {
   kSplitLines, kStartsWith, kStrip, kSwapCase, kTitle, kUpper, kZfill,
   kDictGet, kDictItems, kDictKeys, kDictValues, kDictCopy, kListCount, kListIndex, kListCopy,
 };
+// clang-format on
 
 struct MethodName {
   std::string_view name;
   Method method;
 };
 
+// clang-format off
 constexpr MethodName kStringMethods[] = {
     {"capitalize", Method::kCapitalize}, {"casefold", Method::kCasefold},
     {"center", Method::kCenter}, {"count", Method::kCount}, {"endswith", Method::kEndsWith},
@@ -43,6 +46,7 @@ constexpr MethodName kStringMethods[] = {
     {"startswith", Method::kStartsWith}, {"strip", Method::kStrip},
     {"swapcase", Method::kSwapCase}, {"title", Method::kTitle}, {"upper", Method::kUpper},
     {"zfill", Method::kZfill}};
+// clang-format on
 constexpr MethodName kDictMethods[] = {{"get", Method::kDictGet},
                                        {"items", Method::kDictItems},
                                        {"keys", Method::kDictKeys},
@@ -184,7 +188,9 @@ Value StringCall::partition(bool from_right) {
   if (at == std::string_view::npos) {
     return from_right ? pieces({"", "", s_}, true) : pieces({s_, "", ""}, true);
   }
-  return pieces({s_.substr(0, at), s_.substr(at, separator->size()), s_.substr(at + separator->size())}, true);
+  return pieces(
+      {s_.substr(0, at), s_.substr(at, separator->size()), s_.substr(at + separator->size())},
+      true);
 }
 
 Value StringCall::replace() {
@@ -225,7 +231,8 @@ Value StringCall::replace() {
 Value StringCall::find(bool last, bool required) {
   const auto part = text(0, "sub");
   if (!part) return {};
-  if (args_.count() > 1) return r_.fail("str." + std::string(name_) + " with a range is not supported");
+  if (args_.count() > 1)
+    return r_.fail("str." + std::string(name_) + " with a range is not supported");
   const size_t at = last ? s_.rfind(*part) : s_.find(*part);
   if (at != std::string_view::npos) return Value::integer(code_point_index(s_, at));
   return required ? r_.fail("substring not found") : Value::integer(-1);
@@ -257,7 +264,8 @@ Value StringCall::pad(bool left, bool right) {
   if (width <= n) return receiver_;
   const auto total = static_cast<uint64_t>(width - n);
   uint64_t bytes = 0;
-  if (__builtin_mul_overflow(total, fill.size(), &bytes) || bytes > (1ull << 40)) bytes = 1ull << 40;
+  if (__builtin_mul_overflow(total, fill.size(), &bytes) || bytes > (1ull << 40))
+    bytes = 1ull << 40;
   if (!r_.room(s_.size() + bytes)) return {};
   // Python's center puts the odd one on the left if the width is odd.
   const uint64_t before = left && right ? total / 2 + (total & static_cast<uint64_t>(width) & 1)
@@ -276,56 +284,81 @@ Value StringCall::run(Method method) {
     return r_.room(2 * s_.size()) ? r_.make_string(convert(s_)) : Value();
   };
   switch (method) {
-    case Method::kUpper: return changed(to_upper);
-    case Method::kLower: case Method::kCasefold: return changed(to_lower);
-    case Method::kTitle: return changed(title_case);
-    case Method::kCapitalize: return changed(sluice::capitalize);
+    case Method::kUpper:
+      return changed(to_upper);
+    case Method::kLower:
+    case Method::kCasefold:
+      return changed(to_lower);
+    case Method::kTitle:
+      return changed(title_case);
+    case Method::kCapitalize:
+      return changed(sluice::capitalize);
     case Method::kSwapCase:
       return changed([](std::string_view s) {
         std::string out;
         for (size_t i = 0; i < s.size();) {
           const size_t begin = i;
           const bool upper = same_letter_case(next_code_point(s, i));
-          out += upper ? to_lower(s.substr(begin, i - begin)) : to_upper(s.substr(begin, i - begin));
+          out +=
+              upper ? to_lower(s.substr(begin, i - begin)) : to_upper(s.substr(begin, i - begin));
         }
         return out;
       });
-    case Method::kStrip: return strip(true, true);
-    case Method::kLstrip: return strip(true, false);
-    case Method::kRstrip: return strip(false, true);
-    case Method::kSplit: return split(false);
-    case Method::kRsplit: return split(true);
-    case Method::kPartition: return partition(false);
-    case Method::kRpartition: return partition(true);
+    case Method::kStrip:
+      return strip(true, true);
+    case Method::kLstrip:
+      return strip(true, false);
+    case Method::kRstrip:
+      return strip(false, true);
+    case Method::kSplit:
+      return split(false);
+    case Method::kRsplit:
+      return split(true);
+    case Method::kPartition:
+      return partition(false);
+    case Method::kRpartition:
+      return partition(true);
     case Method::kSplitLines: {
       const Value* keep = args_.get(0, "keepends");
       if (!room_for_parts(count_spaces(s_) + 1)) return {};
       return pieces(split_lines(s_, keep != nullptr && keep->truthy()));
     }
-    case Method::kReplace: return replace();
-    case Method::kFind: return find(false, false);
-    case Method::kIndex: return find(false, true);
-    case Method::kRfind: return find(true, false);
-    case Method::kRindex: return find(true, true);
+    case Method::kReplace:
+      return replace();
+    case Method::kFind:
+      return find(false, false);
+    case Method::kIndex:
+      return find(false, true);
+    case Method::kRfind:
+      return find(true, false);
+    case Method::kRindex:
+      return find(true, true);
     case Method::kCount: {
       const auto part = text(0, "sub");
       if (!part) return {};
-      return Value::integer(static_cast<int64_t>(part->empty() ? count_code_points(s_) + 1
-                                                               : count_of(s_, *part)));
+      return Value::integer(
+          static_cast<int64_t>(part->empty() ? count_code_points(s_) + 1 : count_of(s_, *part)));
     }
-    case Method::kStartsWith: return starts_or_ends(true);
-    case Method::kEndsWith: return starts_or_ends(false);
-    case Method::kRemovePrefix: case Method::kRemoveSuffix: {
+    case Method::kStartsWith:
+      return starts_or_ends(true);
+    case Method::kEndsWith:
+      return starts_or_ends(false);
+    case Method::kRemovePrefix:
+    case Method::kRemoveSuffix: {
       const auto part = text(0, "prefix");
       if (!part) return {};
       if (method == Method::kRemovePrefix) {
         return s_.starts_with(*part) ? receiver_.part(s_.substr(part->size())) : receiver_;
       }
-      return s_.ends_with(*part) ? receiver_.part(s_.substr(0, s_.size() - part->size())) : receiver_;
+      return s_.ends_with(*part) ? receiver_.part(s_.substr(0, s_.size() - part->size()))
+                                 : receiver_;
     }
-    case Method::kCenter: return pad(true, true);
-    case Method::kLjust: return pad(false, true);
-    case Method::kRjust: return pad(true, false);
+    case Method::kCenter:
+      return pad(true, true);
+    case Method::kLjust:
+      return pad(false, true);
+    case Method::kRjust:
+      return pad(true, false);
     case Method::kJoin: {
       const Value* parts = args_.get(0, "iterable");
       if (parts == nullptr) return fail_arguments();
@@ -333,22 +366,32 @@ Value StringCall::run(Method method) {
       std::string out;
       for (size_t i = 0; !r_.failed() && i < items.size(); ++i) {
         const Value part = items.at(i);
-        if (!part.is_string()) return r_.fail("join expected a string, found " + std::string(type_name(part)));
+        if (!part.is_string())
+          return r_.fail("join expected a string, found " + std::string(type_name(part)));
         if (!r_.room(out.size() + s_.size() + part.str().size()) || !r_.charge(1)) return {};
         if (i > 0) out += s_;
         out += part.str();
       }
       return r_.make_string(std::move(out));
     }
-    case Method::kIsAlnum: return Value::boolean(is_alnum(s_));
-    case Method::kIsAlpha: return Value::boolean(is_alpha(s_));
-    case Method::kIsDigit: case Method::kIsNumeric: return Value::boolean(is_digit(s_));
-    case Method::kIsSpace: return Value::boolean(is_space(s_));
-    case Method::kIsUpper: return Value::boolean(is_upper(s_));
-    case Method::kIsLower: return Value::boolean(is_lower(s_));
+    case Method::kIsAlnum:
+      return Value::boolean(is_alnum(s_));
+    case Method::kIsAlpha:
+      return Value::boolean(is_alpha(s_));
+    case Method::kIsDigit:
+    case Method::kIsNumeric:
+      return Value::boolean(is_digit(s_));
+    case Method::kIsSpace:
+      return Value::boolean(is_space(s_));
+    case Method::kIsUpper:
+      return Value::boolean(is_upper(s_));
+    case Method::kIsLower:
+      return Value::boolean(is_lower(s_));
     case Method::kIsAscii:
-      return Value::boolean(std::all_of(s_.begin(), s_.end(), [](char c) { return static_cast<uint8_t>(c) < 0x80; }));
-    default: return r_.fail("str." + std::string(name_) + " is not supported");
+      return Value::boolean(
+          std::all_of(s_.begin(), s_.end(), [](char c) { return static_cast<uint8_t>(c) < 0x80; }));
+    default:
+      return r_.fail("str." + std::string(name_) + " is not supported");
   }
 }
 
@@ -399,16 +442,20 @@ Value Renderer::attribute(const Value& object, std::string_view name) {
     case Kind::kNamespace:
       if (const Value* v = object.as_namespace()->find(name)) return *v;
       return Value::undefined(name);
-    case Kind::kLoop: return loop_attribute(*object.as_loop(), name);
+    case Kind::kLoop:
+      return loop_attribute(*object.as_loop(), name);
     case Kind::kMacro:
-      if (name == "name") return Value::text(program_.text(program_.node(object.as_macro()->node).name));
+      if (name == "name")
+        return Value::text(program_.text(program_.node(object.as_macro()->node).name));
       return Value::undefined(name);
     case Kind::kDict:
-      if (std::find(std::begin(kDictChangers), std::end(kDictChangers), name) != std::end(kDictChangers)) {
+      if (std::find(std::begin(kDictChangers), std::end(kDictChangers), name) !=
+          std::end(kDictChangers)) {
         return fail("dict." + std::string(name) + " is not allowed: values do not change");
       }
       break;
-    default: break;
+    default:
+      break;
   }
   if (const MethodName* m = find_method(object, name)) return method(object, m->name);
   if (object.is_dict()) {
@@ -450,7 +497,8 @@ Value Renderer::item(const Value& object, const Value& key) {
   }
   if (!key.is_string()) return Value::undefined("item");
   if (object.is(Kind::kNamespace)) return Value::undefined("item");
-  // As Jinja: x["name"] is x.name where there is no such item. The name may be gone later, so it is not kept.
+  // As Jinja: x["name"] is x.name where there is no such item. The name may be gone later, so it is
+  // not kept.
   if (const MethodName* m = find_method(object, key.str())) return method(object, m->name);
   return Value::undefined("item");
 }
@@ -470,9 +518,13 @@ Value Renderer::path(const Value& object, const Value& attribute_path) {
 Value Renderer::iterate(const Value& v) {
   if (failed_) return make_list({});
   switch (v.kind()) {
-    case Kind::kList: case Kind::kTuple: return v;
-    case Kind::kUndefined: return make_list({});
-    case Kind::kDict: return dict_method(*this, Method::kDictKeys, v, {});
+    case Kind::kList:
+    case Kind::kTuple:
+      return v;
+    case Kind::kUndefined:
+      return make_list({});
+    case Kind::kDict:
+      return dict_method(*this, Method::kDictKeys, v, {});
     case Kind::kString: {
       const std::string_view s = v.str();
       const size_t n = count_code_points(s);
@@ -486,7 +538,8 @@ Value Renderer::iterate(const Value& v) {
       }
       return make_list(std::move(items));
     }
-    default: return fail("a value of type " + std::string(type_name(v)) + " cannot be walked");
+    default:
+      return fail("a value of type " + std::string(type_name(v)) + " cannot be walked");
   }
 }
 
@@ -542,14 +595,20 @@ bool Renderer::contains(const Value& container, const Value& v) {
 
 Value Renderer::length(const Value& v) {
   switch (v.kind()) {
-    case Kind::kUndefined: return Value::integer(0);
+    case Kind::kUndefined:
+      return Value::integer(0);
     case Kind::kString:
       charge(v.str().size() / 64);
       return Value::integer(static_cast<int64_t>(count_code_points(v.str())));
-    case Kind::kList: case Kind::kTuple: return Value::integer(static_cast<int64_t>(v.size()));
-    case Kind::kDict: return Value::integer(static_cast<int64_t>(v.dict_size()));
-    case Kind::kLoop: return Value::integer(static_cast<int64_t>(v.as_loop()->list.size()));
-    default: return fail("a value of type " + std::string(type_name(v)) + " has no length");
+    case Kind::kList:
+    case Kind::kTuple:
+      return Value::integer(static_cast<int64_t>(v.size()));
+    case Kind::kDict:
+      return Value::integer(static_cast<int64_t>(v.dict_size()));
+    case Kind::kLoop:
+      return Value::integer(static_cast<int64_t>(v.as_loop()->list.size()));
+    default:
+      return fail("a value of type " + std::string(type_name(v)) + " has no length");
   }
 }
 
@@ -572,7 +631,7 @@ Value Renderer::loop_attribute(LoopObject& loop, std::string_view name) {
   if (name == "first") return Value::boolean(i == 0);
   if (name == "last") return Value::boolean(i + 1 == n);
   if (name == "length") return number(n);
-  if (name == "depth") return number(1);    // of recursive loops, which there are not
+  if (name == "depth") return number(1);  // of recursive loops, which there are not
   if (name == "depth0") return number(0);
   if (name == "previtem") return i > 0 ? loop.list.at(i - 1) : Value::undefined("previtem");
   if (name == "nextitem") return i + 1 < n ? loop.list.at(i + 1) : Value::undefined("nextitem");

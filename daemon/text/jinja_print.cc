@@ -8,7 +8,8 @@
 namespace sluice::jinja {
 namespace {
 
-constexpr uint32_t kMaxPrintDepth = 200;   // a caller's JSON may be deeper than anything a template makes
+constexpr uint32_t kMaxPrintDepth =
+    200;  // a caller's JSON may be deeper than anything a template makes
 
 }  // namespace
 
@@ -21,7 +22,8 @@ class Printer {
     if (!r_.charge(1 + text.size() / 256)) return false;
     if (out_.size() + text.size() > checked_) {
       if (!r_.room(out_.size() + text.size())) return false;
-      checked_ = out_.size() + text.size() + 4096;   // looked at again then: the limit is not that exact
+      checked_ =
+          out_.size() + text.size() + 4096;  // looked at again then: the limit is not that exact
     }
     out_ += text;
     return true;
@@ -56,10 +58,13 @@ class Printer {
   }
   bool repr_string(std::string_view s) {
     const char quote = python_quote(s);
-    return quoted(s, quote, [&](std::string& o, std::string_view p) { append_python_escaped(o, p, quote); });
+    return quoted(
+        s, quote, [&](std::string& o, std::string_view p) { append_python_escaped(o, p, quote); });
   }
   bool json_string(std::string_view s) {
-    return quoted(s, '"', [&](std::string& o, std::string_view p) { append_json_escaped(o, p, ensure_ascii); });
+    return quoted(s, '"', [&](std::string& o, std::string_view p) {
+      append_json_escaped(o, p, ensure_ascii);
+    });
   }
   bool json_key(const Value& key);
   bool new_line(uint32_t level) {
@@ -82,17 +87,26 @@ class Printer {
 bool Printer::repr(const Value& v, uint32_t depth) {
   if (too_deep(depth)) return false;
   switch (v.kind()) {
-    case Kind::kUndefined: return put("Undefined");
-    case Kind::kNone: return put("None");
-    case Kind::kBool: return put(v.as_bool() ? "True" : "False");
-    case Kind::kInt: return put(std::to_string(v.as_int()));
-    case Kind::kUint: return put(std::to_string(v.as_uint()));
-    case Kind::kFloat: return put(format_float(v.as_double()));
-    case Kind::kString: return repr_string(v.str());
-    case Kind::kList: case Kind::kTuple: {
+    case Kind::kUndefined:
+      return put("Undefined");
+    case Kind::kNone:
+      return put("None");
+    case Kind::kBool:
+      return put(v.as_bool() ? "True" : "False");
+    case Kind::kInt:
+      return put(std::to_string(v.as_int()));
+    case Kind::kUint:
+      return put(std::to_string(v.as_uint()));
+    case Kind::kFloat:
+      return put(format_float(v.as_double()));
+    case Kind::kString:
+      return repr_string(v.str());
+    case Kind::kList:
+    case Kind::kTuple: {
       const bool tuple = v.is(Kind::kTuple);
       bool good = put(tuple ? "(" : "[");
-      for (size_t i = 0; i < v.size() && good; ++i) good = (i == 0 || put(", ")) && repr(v.at(i), depth + 1);
+      for (size_t i = 0; i < v.size() && good; ++i)
+        good = (i == 0 || put(", ")) && repr(v.at(i), depth + 1);
       return good && put(tuple ? (v.size() == 1 ? ",)" : ")") : "]");
     }
     case Kind::kDict: {
@@ -107,40 +121,61 @@ bool Printer::repr(const Value& v, uint32_t depth) {
       bool good = put("<Namespace {");
       bool first = true;
       for (const auto& [name, value] : v.as_namespace()->entries) {
-        good = good && (first || put(", ")) && repr_string(name) && put(": ") && repr(value, depth + 1);
+        good = good && (first || put(", ")) && repr_string(name) && put(": ") &&
+               repr(value, depth + 1);
         first = false;
       }
       return good && put("}>");
     }
-    case Kind::kLoop: return put("<LoopContext>");
-    case Kind::kMacro: return put("<Macro>");
-    case Kind::kFunction: case Kind::kMethod: return put("<function>");
+    case Kind::kLoop:
+      return put("<LoopContext>");
+    case Kind::kMacro:
+      return put("<Macro>");
+    case Kind::kFunction:
+    case Kind::kMethod:
+      return put("<function>");
   }
   return false;
 }
 
 bool Printer::json_key(const Value& key) {
   switch (key.kind()) {
-    case Kind::kString: return json_string(key.str());
-    case Kind::kBool: return put(key.as_bool() ? "\"true\"" : "\"false\"");
-    case Kind::kNone: return put("\"null\"");
-    case Kind::kInt: case Kind::kFloat: return put("\"") && repr(key, 0) && put("\"");
-    default: r_.fail_type(key, "a JSON key"); return false;
+    case Kind::kString:
+      return json_string(key.str());
+    case Kind::kBool:
+      return put(key.as_bool() ? "\"true\"" : "\"false\"");
+    case Kind::kNone:
+      return put("\"null\"");
+    case Kind::kInt:
+    case Kind::kFloat:
+      return put("\"") && repr(key, 0) && put("\"");
+    default:
+      r_.fail_type(key, "a JSON key");
+      return false;
   }
 }
 
 bool Printer::json(const Value& v, uint32_t depth) {
   if (too_deep(depth)) return false;
   switch (v.kind()) {
-    case Kind::kNone: return put("null");
-    case Kind::kBool: return put(v.as_bool() ? "true" : "false");
-    case Kind::kInt: case Kind::kUint: return repr(v, depth);
+    case Kind::kNone:
+      return put("null");
+    case Kind::kBool:
+      return put(v.as_bool() ? "true" : "false");
+    case Kind::kInt:
+    case Kind::kUint:
+      return repr(v, depth);
     case Kind::kFloat: {
       const std::string text = format_float(v.as_double());
-      return put(text == "nan" ? "NaN" : text == "inf" ? "Infinity" : text == "-inf" ? "-Infinity" : text);
+      return put(text == "nan"    ? "NaN"
+                 : text == "inf"  ? "Infinity"
+                 : text == "-inf" ? "-Infinity"
+                                  : text);
     }
-    case Kind::kString: return json_string(v.str());
-    case Kind::kList: case Kind::kTuple: {
+    case Kind::kString:
+      return json_string(v.str());
+    case Kind::kList:
+    case Kind::kTuple: {
       if (v.size() == 0) return put("[]");
       bool good = put("[");
       for (size_t i = 0; i < v.size() && good; ++i) {

@@ -1,5 +1,5 @@
-// A parsed template: nodes in one array that name each other by index, so that neither building nor destroying it
-// recurses. Read-only after parsing.
+// A parsed template: nodes in one array that name each other by index, so that neither building nor
+// destroying it recurses. Read-only after parsing.
 #pragma once
 
 #include <cstdint>
@@ -8,13 +8,14 @@
 
 namespace sluice::jinja {
 
-using NodeId = uint32_t;   // 0 is "none"
-using NameId = uint32_t;   // index into Program::strings; equal names have equal ids
+using NodeId = uint32_t;  // 0 is "none"
+using NameId = uint32_t;  // index into Program::strings; equal names have equal ids
 
 // Names that every program has.
 inline constexpr NameId kLoopName = 1;
 inline constexpr NameId kCallerName = 2;
 
+// clang-format off
 enum class NodeKind : uint8_t {
   kNone,
   // Statements
@@ -57,24 +58,23 @@ enum class NodeKind : uint8_t {
   kList, kTuple, // kids
   kDict,         // kids: key, value, ...
 };
+// clang-format on
 
 enum class CompareOp : uint32_t { kEq, kNe, kLt, kLe, kGt, kGe, kIn, kNotIn };
 
 struct Node {
   NodeKind kind = NodeKind::kNone;
-  uint16_t height = 1;    // of the tree below: bounds the recursion of rendering
+  uint16_t height = 1;  // of the tree below: bounds the recursion of rendering
   uint32_t line = 0;
   NodeId a = 0, b = 0, c = 0;
   NameId name = 0;
   uint32_t first_kid = 0, n_kids = 0;
 
-  int64_t integer() const {
-    return static_cast<int64_t>((static_cast<uint64_t>(b) << 32) | a);
-  }
+  int64_t integer() const { return static_cast<int64_t>((static_cast<uint64_t>(b) << 32) | a); }
 };
 
 struct Program {
-  std::string source;                // newlines as \n, one trailing newline dropped; strings may view it
+  std::string source;  // newlines as \n, one trailing newline dropped; strings may view it
   std::vector<Node> nodes;
   std::vector<uint32_t> kids;
   std::vector<std::string> strings;
@@ -86,8 +86,8 @@ struct Program {
   const std::string& text(NameId id) const { return strings[id]; }
 };
 
-// Bounds the stack where recursion follows a template's nesting: the counted limits are the contract, this is what
-// makes them hold whatever a compiler makes of the frames.
+// Bounds the stack where recursion follows a template's nesting: the counted limits are the
+// contract, this is what makes them hold whatever a compiler makes of the frames.
 class StackGuard {
  public:
   StackGuard() : base_(here()) {}
@@ -95,7 +95,7 @@ class StackGuard {
 
  private:
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  static constexpr intptr_t kMaxBytes = 4 << 20;   // frames are several times larger there
+  static constexpr intptr_t kMaxBytes = 4 << 20;  // frames are several times larger there
 #else
   static constexpr intptr_t kMaxBytes = 192 << 10;
 #endif

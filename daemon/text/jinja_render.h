@@ -1,5 +1,6 @@
-// Runs a Program on a context. One Renderer renders once, on one thread. The first failure is kept and everything
-// returns at once (values are then undefined): frames stay small, and eval_depth bounds the stack.
+// Runs a Program on a context. One Renderer renders once, on one thread. The first failure is kept
+// and everything returns at once (values are then undefined): frames stay small, and eval_depth
+// bounds the stack.
 #pragma once
 
 #include <boost/json/object.hpp>
@@ -29,7 +30,9 @@ struct Args {
 
 class Renderer {
  public:
-  Renderer(const Program& program, const TemplateLimits& limits, const boost::json::object& context);
+  Renderer(const Program& program,
+           const TemplateLimits& limits,
+           const boost::json::object& context);
   ~Renderer();
   Renderer(const Renderer&) = delete;
   Renderer& operator=(const Renderer&) = delete;
@@ -38,8 +41,8 @@ class Renderer {
 
   // For filters, tests and methods.
   bool failed() const { return failed_; }
-  [[gnu::noinline]] Value fail(const std::string& what);                  // template.error with the line
-  [[gnu::noinline]] Value fail_limit(const std::string& what);            // template.limit
+  [[gnu::noinline]] Value fail(const std::string& what);        // template.error with the line
+  [[gnu::noinline]] Value fail_limit(const std::string& what);  // template.limit
   [[gnu::noinline]] Value fail_type(const Value& v, std::string_view operation);
   // Work of about `units` of 50 ns; false once the time is over.
   bool charge(uint64_t units);
@@ -137,17 +140,17 @@ class Renderer {
   Heap heap_;
   // What may hold itself in a ring; emptied at the end.
   std::vector<boost::intrusive_ptr<NamespaceObject>> namespaces_;
-  std::vector<boost::intrusive_ptr<LoopObject>> loops_;   // with a `changed`
+  std::vector<boost::intrusive_ptr<LoopObject>> loops_;  // with a `changed`
   std::vector<Scope> scopes_;
   uint32_t scope_ = 0;
   uint64_t scope_serial_ = 0;
-  Value captured_;                // what kCaptured stands for
-  std::string output_;            // of the template, or of the innermost capture
+  Value captured_;      // what kCaptured stands for
+  std::string output_;  // of the template, or of the innermost capture
   uint32_t line_ = 0;
   const StackGuard stack_;
   uint32_t depth_ = 0;
   uint64_t steps_ = 0;
-  int64_t units_ = 0;             // until the clock is looked at again
+  int64_t units_ = 0;  // until the clock is looked at again
   std::chrono::steady_clock::time_point deadline_;
   bool failed_ = false;
   Error error_;

@@ -22,7 +22,9 @@ bool none(Renderer&, const Value& v, const Args&) { return v.is_none(); }
 bool is_true(Renderer&, const Value& v, const Args&) { return v.is(Kind::kBool) && v.as_bool(); }
 bool is_false(Renderer&, const Value& v, const Args&) { return v.is(Kind::kBool) && !v.as_bool(); }
 bool boolean(Renderer&, const Value& v, const Args&) { return v.is(Kind::kBool); }
-bool integer(Renderer&, const Value& v, const Args&) { return v.is(Kind::kInt) || v.is(Kind::kUint); }
+bool integer(Renderer&, const Value& v, const Args&) {
+  return v.is(Kind::kInt) || v.is(Kind::kUint);
+}
 bool real(Renderer&, const Value& v, const Args&) { return v.is(Kind::kFloat); }
 bool number(Renderer&, const Value& v, const Args&) { return v.is_number(); }
 bool string(Renderer&, const Value& v, const Args&) { return v.is_string(); }
@@ -44,8 +46,12 @@ bool integral(Renderer& r, const Value& v, std::string_view what) {
   if (!v.is_integral()) r.fail_type(v, what);
   return v.is_integral();
 }
-bool even(Renderer& r, const Value& v, const Args&) { return integral(r, v, "even") && v.as_int() % 2 == 0; }
-bool odd(Renderer& r, const Value& v, const Args&) { return integral(r, v, "odd") && v.as_int() % 2 != 0; }
+bool even(Renderer& r, const Value& v, const Args&) {
+  return integral(r, v, "even") && v.as_int() % 2 == 0;
+}
+bool odd(Renderer& r, const Value& v, const Args&) {
+  return integral(r, v, "odd") && v.as_int() % 2 != 0;
+}
 bool divisible_by(Renderer& r, const Value& v, const Args& args) {
   const Value by = argument(r, args);
   if (!integral(r, v, "divisibleby") || !integral(r, by, "divisibleby")) return false;
@@ -56,10 +62,18 @@ bool divisible_by(Renderer& r, const Value& v, const Args& args) {
   return by.as_int() == -1 || v.as_int() % by.as_int() == 0;
 }
 
-bool equal_to(Renderer& r, const Value& v, const Args& args) { return r.equals(v, argument(r, args)); }
-bool not_equal(Renderer& r, const Value& v, const Args& args) { return !r.equals(v, argument(r, args)); }
-bool less_than(Renderer& r, const Value& v, const Args& args) { return r.less(v, argument(r, args)); }
-bool greater_than(Renderer& r, const Value& v, const Args& args) { return r.less(argument(r, args), v); }
+bool equal_to(Renderer& r, const Value& v, const Args& args) {
+  return r.equals(v, argument(r, args));
+}
+bool not_equal(Renderer& r, const Value& v, const Args& args) {
+  return !r.equals(v, argument(r, args));
+}
+bool less_than(Renderer& r, const Value& v, const Args& args) {
+  return r.less(v, argument(r, args));
+}
+bool greater_than(Renderer& r, const Value& v, const Args& args) {
+  return r.less(argument(r, args), v);
+}
 bool at_most(Renderer& r, const Value& v, const Args& args) {
   return less_than(r, v, args) || r.equals(v, argument(r, args));
 }
@@ -85,6 +99,7 @@ struct Entry {
   Test test;
 };
 
+// clang-format off
 constexpr Entry kTests[] = {
     {"defined", defined}, {"undefined", undefined}, {"none", none}, {"true", is_true},
     {"false", is_false}, {"boolean", boolean}, {"integer", integer}, {"float", real},
@@ -96,6 +111,7 @@ constexpr Entry kTests[] = {
     {"greaterthan", greater_than}, {">", greater_than}, {"le", at_most}, {"<=", at_most},
     {"ge", at_least}, {">=", at_least}, {"in", in}, {"sameas", same_as}, {"filter", known_filter},
     {"test", known_test}, {"escaped", escaped}};
+// clang-format on
 
 }  // namespace
 

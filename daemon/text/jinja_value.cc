@@ -24,7 +24,10 @@ uint32_t deepest(const std::vector<DictObject::Entry>& entries) {
 Value string_value(const boost::json::string& s) { return Value::text({s.data(), s.size()}); }
 
 Order order_of(double a, double b) {
-  return a < b ? Order::kLess : a > b ? Order::kGreater : a == b ? Order::kEqual : Order::kUnordered;
+  return a < b    ? Order::kLess
+         : a > b  ? Order::kGreater
+         : a == b ? Order::kEqual
+                  : Order::kUnordered;
 }
 
 // Both numbers; exact where both are integers.
@@ -86,16 +89,21 @@ Value Value::function(Function f) {
 
 Value Value::json(const boost::json::value& j) {
   switch (j.kind()) {
-    case boost::json::kind::null: return none();
-    case boost::json::kind::bool_: return boolean(j.get_bool());
-    case boost::json::kind::int64: return integer(j.get_int64());
+    case boost::json::kind::null:
+      return none();
+    case boost::json::kind::bool_:
+      return boolean(j.get_bool());
+    case boost::json::kind::int64:
+      return integer(j.get_int64());
     case boost::json::kind::uint64: {
       Value v(j.get_uint64() > INT64_MAX ? Kind::kUint : Kind::kInt);
       v.bits_.i = static_cast<int64_t>(j.get_uint64());
       return v;
     }
-    case boost::json::kind::double_: return real(j.get_double());
-    case boost::json::kind::string: return string_value(j.get_string());
+    case boost::json::kind::double_:
+      return real(j.get_double());
+    case boost::json::kind::string:
+      return string_value(j.get_string());
     case boost::json::kind::array: {
       Value v(Kind::kList);
       v.bits_.array = &j.get_array();
@@ -173,13 +181,24 @@ uint32_t Value::depth() const {
 
 bool Value::truthy() const {
   switch (kind_) {
-    case Kind::kUndefined: case Kind::kNone: return false;
-    case Kind::kBool: case Kind::kInt: case Kind::kUint: return bits_.i != 0;
-    case Kind::kFloat: return bits_.d < 0 || bits_.d > 0 || std::isnan(bits_.d);
-    case Kind::kString: return length_ != 0;
-    case Kind::kList: case Kind::kTuple: return size() != 0;
-    case Kind::kDict: return dict_size() != 0;
-    default: return true;
+    case Kind::kUndefined:
+    case Kind::kNone:
+      return false;
+    case Kind::kBool:
+    case Kind::kInt:
+    case Kind::kUint:
+      return bits_.i != 0;
+    case Kind::kFloat:
+      return bits_.d < 0 || bits_.d > 0 || std::isnan(bits_.d);
+    case Kind::kString:
+      return length_ != 0;
+    case Kind::kList:
+    case Kind::kTuple:
+      return size() != 0;
+    case Kind::kDict:
+      return dict_size() != 0;
+    default:
+      return true;
   }
 }
 
@@ -219,11 +238,14 @@ bool equal(const Value& a, const Value& b, int64_t& budget, uint32_t depth) {
   if (a.is_number() && b.is_number()) return order_numbers(a, b) == Order::kEqual;
   if (a.kind() != b.kind()) return false;
   switch (a.kind()) {
-    case Kind::kUndefined: case Kind::kNone: return true;
+    case Kind::kUndefined:
+    case Kind::kNone:
+      return true;
     case Kind::kString:
       budget -= static_cast<int64_t>(a.str().size() / 64);
       return a.str() == b.str();
-    case Kind::kList: case Kind::kTuple: {
+    case Kind::kList:
+    case Kind::kTuple: {
       const size_t n = a.size();
       if (b.size() != n) return false;
       for (size_t i = 0; i < n; ++i) {
@@ -243,15 +265,18 @@ bool equal(const Value& a, const Value& b, int64_t& budget, uint32_t depth) {
           same = other && equal(a.dict_value(i), *other, budget, depth + 1);
         } else {
           for (size_t k = 0; k < n && !same && budget >= 0; ++k) {
-            if (equal(key, b.dict_key(k), budget, depth + 1)) same = equal(a.dict_value(i), b.dict_value(k), budget, depth + 1);
+            if (equal(key, b.dict_key(k), budget, depth + 1))
+              same = equal(a.dict_value(i), b.dict_value(k), budget, depth + 1);
           }
         }
         if (!same) return false;
       }
       return true;
     }
-    case Kind::kFunction: return a.as_function() == b.as_function();
-    default: return a.owner() == b.owner();
+    case Kind::kFunction:
+      return a.as_function() == b.as_function();
+    default:
+      return a.owner() == b.owner();
   }
 }
 
@@ -261,13 +286,14 @@ Order compare(const Value& a, const Value& b, int64_t& budget, uint32_t depth) {
   if (a.is_number() && b.is_number()) return order_numbers(a, b);
   if (a.is_string() && b.is_string()) {
     budget -= static_cast<int64_t>(std::min(a.str().size(), b.str().size()) / 64);
-    const int c = a.str().compare(b.str());   // UTF-8 sorts as code points do
+    const int c = a.str().compare(b.str());  // UTF-8 sorts as code points do
     return c < 0 ? Order::kLess : c > 0 ? Order::kGreater : Order::kEqual;
   }
   if (a.is_sequence() && a.kind() == b.kind()) {
     const size_t n = std::min(a.size(), b.size());
     for (size_t i = 0; i < n; ++i) {
-      if (!equal(a.at(i), b.at(i), budget, depth + 1)) return compare(a.at(i), b.at(i), budget, depth + 1);
+      if (!equal(a.at(i), b.at(i), budget, depth + 1))
+        return compare(a.at(i), b.at(i), budget, depth + 1);
     }
     return a.size() < b.size()   ? Order::kLess
            : a.size() > b.size() ? Order::kGreater
@@ -278,20 +304,35 @@ Order compare(const Value& a, const Value& b, int64_t& budget, uint32_t depth) {
 
 std::string_view type_name(const Value& v) {
   switch (v.kind()) {
-    case Kind::kUndefined: return "Undefined";
-    case Kind::kNone: return "NoneType";
-    case Kind::kBool: return "bool";
-    case Kind::kInt: case Kind::kUint: return "int";
-    case Kind::kFloat: return "float";
-    case Kind::kString: return "str";
-    case Kind::kList: return "list";
-    case Kind::kTuple: return "tuple";
-    case Kind::kDict: return "dict";
-    case Kind::kNamespace: return "Namespace";
-    case Kind::kLoop: return "LoopContext";
-    case Kind::kMacro: return "Macro";
-    case Kind::kFunction: return "function";
-    case Kind::kMethod: return "builtin_function_or_method";
+    case Kind::kUndefined:
+      return "Undefined";
+    case Kind::kNone:
+      return "NoneType";
+    case Kind::kBool:
+      return "bool";
+    case Kind::kInt:
+    case Kind::kUint:
+      return "int";
+    case Kind::kFloat:
+      return "float";
+    case Kind::kString:
+      return "str";
+    case Kind::kList:
+      return "list";
+    case Kind::kTuple:
+      return "tuple";
+    case Kind::kDict:
+      return "dict";
+    case Kind::kNamespace:
+      return "Namespace";
+    case Kind::kLoop:
+      return "LoopContext";
+    case Kind::kMacro:
+      return "Macro";
+    case Kind::kFunction:
+      return "function";
+    case Kind::kMethod:
+      return "builtin_function_or_method";
   }
   return "object";
 }

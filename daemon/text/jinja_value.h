@@ -1,7 +1,7 @@
-// What template expressions evaluate to. Lists, dicts and strings never change after they are made (only namespaces
-// do), so values share them freely. Those that come from the caller's JSON or the template's source are views;
-// everything made while rendering is counted by a Heap, which refuses to grow past its limit.
-// One render, one thread: reference counts are plain integers.
+// What template expressions evaluate to. Lists, dicts and strings never change after they are made
+// (only namespaces do), so values share them freely. Those that come from the caller's JSON or the
+// template's source are views; everything made while rendering is counted by a Heap, which refuses
+// to grow past its limit. One render, one thread: reference counts are plain integers.
 #pragma once
 
 #include <boost/json/value.hpp>
@@ -33,7 +33,8 @@ class Heap {
   uint64_t live_ = 0;
 };
 
-// Base of everything counted; knows its bytes, so that they are given back when the last value lets go.
+// Base of everything counted; knows its bytes, so that they are given back when the last value lets
+// go.
 struct Object {
   Object(Heap& heap, uint64_t bytes) : heap_(heap), bytes_(bytes) { heap_.add(bytes_); }
   virtual ~Object() { heap_.remove(bytes_); }
@@ -55,8 +56,21 @@ struct Object {
 };
 
 enum class Kind : uint8_t {
-  kUndefined, kNone, kBool, kInt, kUint, kFloat, kString, kList, kTuple, kDict, kNamespace, kLoop, kMacro,
-  kFunction, kMethod
+  kUndefined,
+  kNone,
+  kBool,
+  kInt,
+  kUint,
+  kFloat,
+  kString,
+  kList,
+  kTuple,
+  kDict,
+  kNamespace,
+  kLoop,
+  kMacro,
+  kFunction,
+  kMethod
 };
 
 // Global functions.
@@ -71,7 +85,7 @@ struct MethodObject;
 
 class Value {
  public:
-  Value() = default;   // undefined
+  Value() = default;  // undefined
   // What an undefined value was looked up as, for the error line; `name` outlives the render.
   static Value undefined(std::string_view name);
   static Value none() { return Value(Kind::kNone); }
@@ -99,11 +113,11 @@ class Value {
   bool is_number() const { return is_integral() || kind_ == Kind::kFloat || kind_ == Kind::kUint; }
 
   bool as_bool() const { return bits_.i != 0; }
-  int64_t as_int() const { return bits_.i; }   // bool: 0 or 1
+  int64_t as_int() const { return bits_.i; }  // bool: 0 or 1
   uint64_t as_uint() const { return static_cast<uint64_t>(bits_.i); }
   double as_double() const;
   Function as_function() const { return static_cast<Function>(bits_.i); }
-  std::string_view str() const { return {bits_.s, length_}; }   // kString; kUndefined: its name
+  std::string_view str() const { return {bits_.s, length_}; }  // kString; kUndefined: its name
   const boost::intrusive_ptr<Object>& owner() const { return owner_; }
   // A part of this string; shares what keeps it alive.
   Value part(std::string_view s) const { return text(s, owner_); }
@@ -117,8 +131,8 @@ class Value {
   Value dict_value(size_t i) const;
   // Of a string key; nullopt when absent.
   std::optional<Value> dict_find(std::string_view key) const;
-  // How deep destroying this recurses: 1 for a flat list, 0 for a string. The caller's JSON is not ours to destroy
-  // and counts as 1; namespaces are emptied by the renderer and count as 0.
+  // How deep destroying this recurses: 1 for a flat list, 0 for a string. The caller's JSON is not
+  // ours to destroy and counts as 1; namespaces are emptied by the renderer and count as 0.
   uint32_t depth() const;
 
   bool truthy() const;
@@ -132,7 +146,7 @@ class Value {
   explicit Value(Kind kind) : kind_(kind) {}
 
   Kind kind_ = Kind::kUndefined;
-  uint32_t length_ = 0;   // of a string
+  uint32_t length_ = 0;  // of a string
   union Bits {
     int64_t i = 0;
     double d;
@@ -140,7 +154,7 @@ class Value {
     const boost::json::array* array;
     const boost::json::object* object;
   } bits_;
-  boost::intrusive_ptr<Object> owner_;   // null: bits_ views something that outlives the render
+  boost::intrusive_ptr<Object> owner_;  // null: bits_ views something that outlives the render
 };
 
 struct StringObject final : Object {
@@ -158,7 +172,7 @@ struct ListObject final : Object {
 struct DictObject final : Object {
   using Entry = std::pair<Value, Value>;
   DictObject(Heap& heap, std::vector<Entry> e);
-  const std::vector<Entry> entries;   // no key twice
+  const std::vector<Entry> entries;  // no key twice
   const uint32_t depth;
 };
 
@@ -173,14 +187,14 @@ struct LoopObject final : Object {
   LoopObject(Heap& heap, Value items) : Object(heap, sizeof(LoopObject)), list(std::move(items)) {}
   const Value list;
   size_t index0 = 0;
-  std::optional<Value> changed;   // the argument of the last loop.changed()
+  std::optional<Value> changed;  // the argument of the last loop.changed()
 };
 
 struct MacroObject final : Object {
   MacroObject(Heap& heap, NodeId n, uint32_t s, uint64_t i)
       : Object(heap, sizeof(MacroObject)), node(n), scope(s), scope_serial(i) {}
   const NodeId node;
-  const uint32_t scope;          // where it was defined; the global scope if that is gone
+  const uint32_t scope;  // where it was defined; the global scope if that is gone
   const uint64_t scope_serial;
 };
 
@@ -189,10 +203,11 @@ struct MethodObject final : Object {
   MethodObject(Heap& heap, Value r, std::string_view n)
       : Object(heap, sizeof(MethodObject)), receiver(std::move(r)), name(n) {}
   const Value receiver;
-  const std::string_view name;   // static storage
+  const std::string_view name;  // static storage
 };
 
-// Python's ==. `budget` falls with every value looked at and is negative when it (or the depth) was not enough.
+// Python's ==. `budget` falls with every value looked at and is negative when it (or the depth) was
+// not enough.
 bool equal(const Value& a, const Value& b, int64_t& budget, uint32_t depth = 0);
 
 enum class Order : int8_t { kLess = -1, kEqual = 0, kGreater = 1, kUnordered = 2, kTypeError = 3 };

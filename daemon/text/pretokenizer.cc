@@ -9,6 +9,7 @@
 namespace sluice {
 namespace {
 
+// clang-format off
 // \s as HF's tokenizers mean it (White_Space): PCRE2's own \s has U+180E in addition.
 #define SPACE R"(\t-\r \x{85}\x{A0}\x{1680}\x{2000}-\x{200A}\x{2028}\x{2029}\x{202F}\x{205F}\x{3000})"
 #define CONTRACTIONS_ANY_CASE R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|)"
@@ -29,6 +30,7 @@ constexpr const char* kTekken =
     R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|)"
     R"(\p{N}| ?[^)" SPACE R"(\p{L}\p{N}]+[\r\n/]*|)" NEWLINES SPACES_BUT_LAST;
 constexpr const char* kOneDigit = R"(\p{N})";
+// clang-format on
 
 struct Rule {
   std::string_view name;
@@ -81,7 +83,8 @@ Result<PreTokenizer> PreTokenizer::create(std::string_view name) {
                                            nullptr);
       if (code == nullptr) return limit_error(error);
       out.codes_.emplace_back(code);
-      // Without a JIT (some kernels forbid writable code) the interpreter gives the same pieces, more slowly.
+      // Without a JIT (some kernels forbid writable code) the interpreter gives the same pieces,
+      // more slowly.
       pcre2_jit_compile_8(code, PCRE2_JIT_COMPLETE);
     }
     return out;
@@ -98,7 +101,7 @@ Result<void> PreTokenizer::split(std::string_view text,
       pcre2_match_context_create_8(nullptr), pcre2_match_context_free_8);
   // The expressions need a few steps per byte; the limit only has to be finite.
   pcre2_set_match_limit_8(context.get(), static_cast<uint32_t>(1'000'000 + 8 * text.size()));
-  pcre2_set_heap_limit_8(context.get(), 16 << 10);   // KiB; for the interpreter
+  pcre2_set_heap_limit_8(context.get(), 16 << 10);  // KiB; for the interpreter
   std::unique_ptr<pcre2_match_data_8, decltype(&pcre2_match_data_free_8)> match(
       pcre2_match_data_create_8(1, nullptr), pcre2_match_data_free_8);
 
@@ -108,7 +111,7 @@ Result<void> PreTokenizer::split(std::string_view text,
     next.clear();
     for (const std::string_view part : current) {
       size_t at = 0;
-      size_t cut = 0;   // everything before it is in `next`
+      size_t cut = 0;  // everything before it is in `next`
       while (at < part.size()) {
         const int rc = pcre2_match_8(code.get(),
                                      reinterpret_cast<PCRE2_SPTR8>(part.data()),
@@ -124,7 +127,7 @@ Result<void> PreTokenizer::split(std::string_view text,
         if (span[1] > span[0]) next.push_back(part.substr(span[0], span[1] - span[0]));
         cut = span[1];
         at = span[1];
-        if (span[1] == span[0]) break;   // no pattern above matches nothing
+        if (span[1] == span[0]) break;  // no pattern above matches nothing
       }
       if (cut < part.size()) next.push_back(part.substr(cut));
     }

@@ -70,7 +70,7 @@ bool is_cased(uint32_t c) {
 
 void append_upper(std::string& out, uint32_t c) {
   if (c == 0xDF) {
-    out += "SS";   // the one special case of full upper-casing that occurs in plain text
+    out += "SS";  // the one special case of full upper-casing that occurs in plain text
   } else {
     append_utf8(out, static_cast<uint32_t>(utf8proc_toupper(static_cast<utf8proc_int32_t>(c))));
   }
@@ -78,7 +78,7 @@ void append_upper(std::string& out, uint32_t c) {
 
 void append_lower(std::string& out, uint32_t c) {
   if (c == 0x130) {
-    out += "i\xCC\x87";   // the only letter whose lower case is two code points
+    out += "i\xCC\x87";  // the only letter whose lower case is two code points
     return;
   }
   append_utf8(out, static_cast<uint32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c))));
@@ -104,10 +104,17 @@ bool all_code_points(std::string_view s, Predicate&& good) {
 bool is_printable(uint32_t c) {
   if (c == ' ') return true;
   switch (category(c)) {
-    case UTF8PROC_CATEGORY_CN: case UTF8PROC_CATEGORY_CC: case UTF8PROC_CATEGORY_CF:
-    case UTF8PROC_CATEGORY_CS: case UTF8PROC_CATEGORY_CO: case UTF8PROC_CATEGORY_ZS:
-    case UTF8PROC_CATEGORY_ZL: case UTF8PROC_CATEGORY_ZP: return false;
-    default: return true;
+    case UTF8PROC_CATEGORY_CN:
+    case UTF8PROC_CATEGORY_CC:
+    case UTF8PROC_CATEGORY_CF:
+    case UTF8PROC_CATEGORY_CS:
+    case UTF8PROC_CATEGORY_CO:
+    case UTF8PROC_CATEGORY_ZS:
+    case UTF8PROC_CATEGORY_ZL:
+    case UTF8PROC_CATEGORY_ZP:
+      return false;
+    default:
+      return true;
   }
 }
 
@@ -125,7 +132,8 @@ std::optional<std::string> without_underscores(std::string_view s) {
       continue;
     }
     const auto alnum = [&](size_t k) {
-      return k < s.size() && ((s[k] >= '0' && s[k] <= '9') || ((s[k] | 0x20) >= 'a' && (s[k] | 0x20) <= 'z'));
+      return k < s.size() &&
+             ((s[k] >= '0' && s[k] <= '9') || ((s[k] | 0x20) >= 'a' && (s[k] | 0x20) <= 'z'));
     };
     if (i == 0 || !alnum(i - 1) || !alnum(i + 1)) return std::nullopt;
   }
@@ -192,7 +200,7 @@ std::vector<std::string_view> split_space(std::string_view s, int64_t max_splits
   std::vector<std::string_view> out;
   for (s = strip_left(s); !s.empty(); s = strip_left(s)) {
     if (max_splits >= 0 && out.size() >= static_cast<uint64_t>(max_splits)) {
-      out.push_back(s);   // with its trailing white space, as Python has it
+      out.push_back(s);  // with its trailing white space, as Python has it
       break;
     }
     size_t end = 0;
@@ -228,7 +236,9 @@ std::vector<std::string_view> rsplit_space(std::string_view s, int64_t max_split
   return out;
 }
 
-std::vector<std::string_view> split(std::string_view s, std::string_view separator, int64_t max_splits) {
+std::vector<std::string_view> split(std::string_view s,
+                                    std::string_view separator,
+                                    int64_t max_splits) {
   std::vector<std::string_view> out;
   size_t from = 0;
   for (size_t at = s.find(separator); at != std::string_view::npos; at = s.find(separator, from)) {
@@ -240,7 +250,9 @@ std::vector<std::string_view> split(std::string_view s, std::string_view separat
   return out;
 }
 
-std::vector<std::string_view> rsplit(std::string_view s, std::string_view separator, int64_t max_splits) {
+std::vector<std::string_view> rsplit(std::string_view s,
+                                     std::string_view separator,
+                                     int64_t max_splits) {
   std::vector<std::string_view> out;
   while (max_splits < 0 || out.size() < static_cast<uint64_t>(max_splits)) {
     const size_t at = s.rfind(separator);
@@ -306,10 +318,11 @@ bool is_lower(std::string_view s) {
 std::string format_float(double value) {
   if (std::isnan(value)) return "nan";
   if (std::isinf(value)) return value > 0 ? "inf" : "-inf";
-  // The shortest digits that read back as the same number, then Python's rule for where the exponent starts.
+  // The shortest digits that read back as the same number, then Python's rule for where the
+  // exponent starts.
   std::array<char, 40> buffer{};
-  const auto result =
-      std::to_chars(buffer.data(), buffer.data() + buffer.size(), value, std::chars_format::scientific);
+  const auto result = std::to_chars(
+      buffer.data(), buffer.data() + buffer.size(), value, std::chars_format::scientific);
   const std::string_view text(buffer.data(), static_cast<size_t>(result.ptr - buffer.data()));
   const bool negative = text[0] == '-';
   const size_t e = text.find('e');
@@ -319,7 +332,7 @@ std::string format_float(double value) {
   }
   int exponent = 0;
   const std::string_view power = text.substr(e + 1);
-  const size_t sign = power[0] == '+' ? 1 : 0;   // from_chars does not take a plus
+  const size_t sign = power[0] == '+' ? 1 : 0;  // from_chars does not take a plus
   std::from_chars(power.data() + sign, power.data() + power.size(), exponent);
   std::string out = negative ? "-" : "";
   const int n = static_cast<int>(digits.size());
@@ -331,7 +344,8 @@ std::string format_float(double value) {
     if (magnitude < 10) out += '0';
     return out + std::to_string(magnitude);
   }
-  if (exponent < 0) return out + "0." + std::string(static_cast<size_t>(-exponent - 1), '0') + digits;
+  if (exponent < 0)
+    return out + "0." + std::string(static_cast<size_t>(-exponent - 1), '0') + digits;
   if (n <= exponent + 1) {
     return out + digits + std::string(static_cast<size_t>(exponent + 1 - n), '0') + ".0";
   }
@@ -377,14 +391,29 @@ void append_json_escaped(std::string& out, std::string_view s, bool ensure_ascii
     const size_t begin = i;
     const uint32_t c = next_code_point(s, i);
     switch (c) {
-      case '"': out += "\\\""; continue;
-      case '\\': out += "\\\\"; continue;
-      case '\n': out += "\\n"; continue;
-      case '\r': out += "\\r"; continue;
-      case '\t': out += "\\t"; continue;
-      case '\f': out += "\\f"; continue;
-      case '\b': out += "\\b"; continue;
-      default: break;
+      case '"':
+        out += "\\\"";
+        continue;
+      case '\\':
+        out += "\\\\";
+        continue;
+      case '\n':
+        out += "\\n";
+        continue;
+      case '\r':
+        out += "\\r";
+        continue;
+      case '\t':
+        out += "\\t";
+        continue;
+      case '\f':
+        out += "\\f";
+        continue;
+      case '\b':
+        out += "\\b";
+        continue;
+      default:
+        break;
     }
     if (c >= 0x20 && (c < 0x7F || !ensure_ascii)) {
       out += s.substr(begin, i - begin);
@@ -421,7 +450,8 @@ std::optional<int64_t> parse_int(std::string_view s, int base) {
   } else if (base == 0) {
     base = 10;
   }
-  if (base < 2 || base > 36 || digits.empty() || digits[0] == '-' || digits[0] == '+') return std::nullopt;
+  if (base < 2 || base > 36 || digits.empty() || digits[0] == '-' || digits[0] == '+')
+    return std::nullopt;
   const std::string text = (negative ? "-" : "") + std::string(digits);
   int64_t value = 0;
   const auto r = std::from_chars(text.data(), text.data() + text.size(), value, base);
@@ -435,12 +465,13 @@ std::optional<double> parse_float(std::string_view s) {
   std::string_view text = *plain;
   if (text[0] == '+') text.remove_prefix(1);
   if (text.empty() || text[0] == '+') return std::nullopt;
-  if (text.find('(') != std::string_view::npos) return std::nullopt;   // from_chars takes nan(...)
+  if (text.find('(') != std::string_view::npos) return std::nullopt;  // from_chars takes nan(...)
   double value = 0;
   const auto r = std::from_chars(text.data(), text.data() + text.size(), value);
   if (r.ptr != text.data() + text.size()) return std::nullopt;
   if (r.ec == std::errc::result_out_of_range) {
-    const bool tiny = text.find("e-") != std::string_view::npos || text.find("E-") != std::string_view::npos;
+    const bool tiny =
+        text.find("e-") != std::string_view::npos || text.find("E-") != std::string_view::npos;
     return (text[0] == '-' ? -1.0 : 1.0) * (tiny ? 0.0 : HUGE_VAL);
   }
   if (r.ec != std::errc{}) return std::nullopt;

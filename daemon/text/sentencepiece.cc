@@ -8,17 +8,17 @@
 namespace sluice {
 namespace {
 
-constexpr std::string_view kSpace = "\xE2\x96\x81";   // U+2581
+constexpr std::string_view kSpace = "\xE2\x96\x81";  // U+2581
 
 struct Symbol {
-  uint32_t begin, length;   // in the text; length 0: merged into its left neighbour
+  uint32_t begin, length;  // in the text; length 0: merged into its left neighbour
   int32_t prev, next;
 };
 
 struct Candidate {
   float score;
   int32_t left;
-  uint32_t length;   // of both together; stale when either has changed since
+  uint32_t length;  // of both together; stale when either has changed since
   // The queue gives its greatest first: the highest score, then the leftmost.
   bool operator<(const Candidate& o) const {
     return score != o.score ? score < o.score : left > o.left;
@@ -66,7 +66,7 @@ SentencePiece::SentencePiece(TokenTable table, const VocabSource& source)
   scores_.reserve(table_.size());
   for (uint32_t i = 0; i < table_.size(); ++i) {
     const double score = source.scores != nullptr ? GgufFile::array_real(*source.scores, i) : 0.0;
-    scores_.push_back(score == score ? static_cast<float>(score) : 0.0f);   // a NaN has no order
+    scores_.push_back(score == score ? static_cast<float>(score) : 0.0f);  // a NaN has no order
   }
   for (size_t b = 0; b < 256; ++b) byte_tokens_[b] = table_.find(byte_spelling(b)).value_or(-1);
 }
@@ -78,7 +78,8 @@ TokenId SentencePiece::piece(std::string_view spelling) const {
   return type == TokenType::kNormal || type == TokenType::kUndefined ? *id : -1;
 }
 
-Result<std::vector<TokenId>> SentencePiece::encode(std::string_view text, bool parse_special) const {
+Result<std::vector<TokenId>> SentencePiece::encode(std::string_view text,
+                                                   bool parse_special) const {
   if (text.size() > kMaxEncodeBytes) {
     return Error{.code = "text_too_long",
                  .what = "found " + std::to_string(text.size()) + " bytes of text, allowed " +
@@ -121,7 +122,6 @@ void SentencePiece::encode_plain(std::string_view text, std::vector<TokenId>& ou
   const auto spelling = [&](uint32_t begin, uint32_t length) {
     return std::string_view(s).substr(begin, length);
   };
-  // No piece is longer than this, so a merge needs not be looked up beyond (keeps one huge word linear).
   std::vector<Candidate> heap;
   const auto consider = [&](int32_t left) {
     if (left < 0 || at(left).next < 0) return;
@@ -137,7 +137,8 @@ void SentencePiece::encode_plain(std::string_view text, std::vector<TokenId>& ou
     const Candidate c = heap.back();
     heap.pop_back();
     Symbol& left = at(c.left);
-    if (left.length == 0 || left.next < 0 || left.length + at(left.next).length != c.length) continue;
+    if (left.length == 0 || left.next < 0 || left.length + at(left.next).length != c.length)
+      continue;
     Symbol& right = at(left.next);
     left.length = c.length;
     right.length = 0;

@@ -1,5 +1,6 @@
-// SentencePiece BPE as in Llama 1 and 2 and TinyLlama: spaces are U+2581, neighbours are merged into the piece with the
-// highest score (leftmost among equals), and what no piece covers is written byte by byte (<0x0A>).
+// SentencePiece BPE as in Llama 1 and 2 and TinyLlama: spaces are U+2581, neighbours are merged
+// into the piece with the highest score (leftmost among equals), and what no piece covers is
+// written byte by byte (<0x0A>).
 #pragma once
 
 #include <array>

@@ -2,10 +2,13 @@
 add_library(sluice_text STATIC
   ${CMAKE_CURRENT_LIST_DIR}/byte_level_bpe.cc
   ${CMAKE_CURRENT_LIST_DIR}/chat_template.cc
+  ${CMAKE_CURRENT_LIST_DIR}/jinja_call.cc
+  ${CMAKE_CURRENT_LIST_DIR}/jinja_evaluate.cc
   ${CMAKE_CURRENT_LIST_DIR}/jinja_filters.cc
   ${CMAKE_CURRENT_LIST_DIR}/jinja_lexer.cc
   ${CMAKE_CURRENT_LIST_DIR}/jinja_methods.cc
   ${CMAKE_CURRENT_LIST_DIR}/jinja_parser.cc
+  ${CMAKE_CURRENT_LIST_DIR}/jinja_parser_expressions.cc
   ${CMAKE_CURRENT_LIST_DIR}/jinja_print.cc
   ${CMAKE_CURRENT_LIST_DIR}/jinja_render.cc
   ${CMAKE_CURRENT_LIST_DIR}/jinja_tests.cc

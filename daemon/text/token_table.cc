@@ -9,7 +9,8 @@
 namespace sluice {
 namespace {
 
-// Longer added tokens are never matched: no model has them, and each position of a text may cost this much.
+// Longer added tokens are never matched: no model has them, and each position of a text may cost
+// this much.
 constexpr size_t kMaxSpecialBytes = 256;
 
 Error refuse(std::string what) {
@@ -31,7 +32,8 @@ uint64_t hash_seed() {
 Result<TokenTable> TokenTable::create(const VocabSource& source) {
   if (source.tokens == nullptr || source.tokens->count == 0) return refuse("no tokens");
   const uint64_t n = source.tokens->count;
-  if (n > INT32_MAX / 4) return refuse("found " + std::to_string(n) + " tokens, allowed 1..536870911");
+  if (n > INT32_MAX / 4)
+    return refuse("found " + std::to_string(n) + " tokens, allowed 1..536870911");
   if (source.token_types != nullptr && source.token_types->count != n) {
     return refuse("found " + std::to_string(source.token_types->count) + " token types, allowed " +
                   std::to_string(n));
@@ -94,7 +96,8 @@ SpecialMatcher::SpecialMatcher(const TokenTable& table) {
     const auto id = static_cast<TokenId>(i);
     const TokenType type = table.type(id);
     const std::string_view text = table.text(id);
-    if (type != TokenType::kControl && type != TokenType::kUserDefined && type != TokenType::kUnknown) {
+    if (type != TokenType::kControl && type != TokenType::kUserDefined &&
+        type != TokenType::kUnknown) {
       continue;
     }
     if (!text.empty() && text.size() <= kMaxSpecialBytes) ids_.push_back(id);
@@ -102,7 +105,8 @@ SpecialMatcher::SpecialMatcher(const TokenTable& table) {
   std::stable_sort(ids_.begin(), ids_.end(), [&](TokenId a, TokenId b) {
     return table.text(a) < table.text(b);
   });
-  ids_.erase(std::unique(ids_.begin(), ids_.end(),
+  ids_.erase(std::unique(ids_.begin(),
+                         ids_.end(),
                          [&](TokenId a, TokenId b) { return table.text(a) == table.text(b); }),
              ids_.end());
   ids_.shrink_to_fit();
@@ -123,7 +127,8 @@ SpecialMatcher::Match SpecialMatcher::next(const TokenTable& table,
     auto lo = ids_.begin() + first_[b];
     auto hi = ids_.begin() + first_[b + 1u];
     Match best;
-    // [lo, hi) are the tokens that agree with the text in `depth` bytes; a token of that length stands first.
+    // [lo, hi) are the tokens that agree with the text in `depth` bytes; a token of that length
+    // stands first.
     for (size_t depth = 1; lo != hi; ++depth) {
       if (table.text(*lo).size() == depth) {
         if (control || table.type(*lo) == TokenType::kUserDefined) best = {p, depth, *lo};

@@ -1,4 +1,5 @@
-// Spelling <-> id for a whole vocabulary: one string pool, 32-bit offsets, one open-addressed table of ids.
+// Spelling <-> id for a whole vocabulary: one string pool, 32-bit offsets, one open-addressed table
+// of ids.
 #pragma once
 
 #include <cstdint>
@@ -40,8 +41,8 @@ class TokenTable {
 
  private:
   std::string pool_;
-  std::vector<uint32_t> offsets_;   // size() + 1
-  std::vector<uint32_t> slots_;     // id + 1, or 0; a power of two, at most 5/8 full
+  std::vector<uint32_t> offsets_;  // size() + 1
+  std::vector<uint32_t> slots_;    // id + 1, or 0; a power of two, at most 5/8 full
   std::vector<TokenType> types_;
   uint64_t seed_ = 0;
 };
@@ -51,7 +52,7 @@ class SpecialMatcher {
  public:
   struct Match {
     size_t begin = 0;
-    size_t length = 0;   // 0: none up to the end
+    size_t length = 0;  // 0: none up to the end
     TokenId id = -1;
   };
 
@@ -62,8 +63,8 @@ class SpecialMatcher {
   uint64_t memory_bytes() const { return ids_.capacity() * sizeof(TokenId) + sizeof(*this); }
 
  private:
-  std::vector<TokenId> ids_;      // sorted by text, no text twice
-  uint32_t first_[257] = {};      // ids_[first_[b]..first_[b+1]) start with byte b
+  std::vector<TokenId> ids_;  // sorted by text, no text twice
+  uint32_t first_[257] = {};  // ids_[first_[b]..first_[b+1]) start with byte b
 };
 
 // Random per process, so that no file can be made whose strings collide in our tables.

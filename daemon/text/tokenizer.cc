@@ -9,10 +9,18 @@
 namespace sluice {
 namespace {
 
-// Ends of turns that vocabularies have without naming them in eos or eot: chat fine-tunes of base models.
-constexpr std::string_view kEndOfTurn[] = {
-    "<|im_end|>", "<|endoftext|>", "<|eot_id|>",    "<|eom_id|>", "<|end_of_text|>",
-    "<|end|>",    "<end_of_turn>", "<|end_of_turn|>", "<EOT>",    "<｜end▁of▁sentence｜>"};
+// Ends of turns that vocabularies have without naming them in eos or eot: chat fine-tunes of base
+// models.
+constexpr std::string_view kEndOfTurn[] = {"<|im_end|>",
+                                           "<|endoftext|>",
+                                           "<|eot_id|>",
+                                           "<|eom_id|>",
+                                           "<|end_of_text|>",
+                                           "<|end|>",
+                                           "<end_of_turn>",
+                                           "<|end_of_turn|>",
+                                           "<EOT>",
+                                           "<｜end▁of▁sentence｜>"};
 
 }  // namespace
 

@@ -1,6 +1,7 @@
-// Text <-> token ids from the vocabulary in a GGUF file: byte-level BPE (model "gpt2") and SentencePiece ("llama").
-// Immutable after create; every method is const and may be called from any thread. Copies what it needs from the
-// file's header, so the GgufFile may go. A 151,936-word vocabulary stays below 20 MiB (memory_bytes()).
+// Text <-> token ids from the vocabulary in a GGUF file: byte-level BPE (model "gpt2") and
+// SentencePiece ("llama"). Immutable after create; every method is const and may be called from any
+// thread. Copies what it needs from the file's header, so the GgufFile may go. A 151,936-word
+// vocabulary stays below 20 MiB (memory_bytes()).
 #pragma once
 
 #include <cstdint>
@@ -16,7 +17,8 @@
 
 namespace sluice {
 
-// Longest text encode() accepts; longer is an error, so that one request cannot hold a core for minutes.
+// Longest text encode() accepts; longer is an error, so that one request cannot hold a core for
+// minutes.
 inline constexpr size_t kMaxEncodeBytes = 16 << 20;
 
 class Tokenizer {
@@ -25,12 +27,14 @@ class Tokenizer {
   Tokenizer(const Tokenizer&) = delete;
   Tokenizer& operator=(const Tokenizer&) = delete;
 
-  // Errors: model_unsupported (tokenizer model, pre-tokenizer), gguf.tokenizer (arrays that do not fit together).
+  // Errors: model_unsupported (tokenizer model, pre-tokenizer), gguf.tokenizer (arrays that do not
+  // fit together).
   static Result<std::shared_ptr<const Tokenizer>> create(const VocabSource& source);
 
-  // Ids of `text`; no BOS or EOS is added. Invalid UTF-8 is read as U+FFFD per maximal subpart. Texts of
-  // user-defined tokens are always recognised; texts of control tokens ("<|im_end|>") only with `parse_special`,
-  // otherwise they are encoded like any other text. Errors: text_too_long, tokenizer.limit (regex limits).
+  // Ids of `text`; no BOS or EOS is added. Invalid UTF-8 is read as U+FFFD per maximal subpart.
+  // Texts of user-defined tokens are always recognised; texts of control tokens ("<|im_end|>") only
+  // with `parse_special`, otherwise they are encoded like any other text. Errors: text_too_long,
+  // tokenizer.limit (regex limits).
   virtual Result<std::vector<TokenId>> encode(std::string_view text, bool parse_special) const = 0;
 
   // Whether a prompt starts with bos().
@@ -41,7 +45,8 @@ class Tokenizer {
   TokenId eot() const { return eot_; }
   TokenId pad() const { return pad_; }
   TokenId unk() const { return unk_; }
-  // Tokens that end a generation, ascending: eos, eot and the known end-of-turn tokens (<|im_end|>, <|eot_id|>, ...).
+  // Tokens that end a generation, ascending: eos, eot and the known end-of-turn tokens (<|im_end|>,
+  // <|eot_id|>, ...).
   const std::vector<TokenId>& stop_tokens() const { return stop_tokens_; }
 
   // The raw bytes a token stands for; may be a part of a code point. Empty for an id out of range.
@@ -52,7 +57,8 @@ class Tokenizer {
   virtual std::optional<TokenId> find(std::string_view token_text) const = 0;
   // Control or user-defined: written by a template, not by merging text.
   virtual bool is_special(TokenId id) const = 0;
-  // Control (or unknown) only: what skip_special leaves out; <tool_call> and the like are text a reader wants.
+  // Control (or unknown) only: what skip_special leaves out; <tool_call> and the like are text a
+  // reader wants.
   virtual bool is_control(TokenId id) const = 0;
   // Always valid UTF-8; ids out of range stand for nothing.
   virtual std::string decode(std::span<const TokenId> ids, bool skip_special) const;
@@ -71,9 +77,10 @@ class Tokenizer {
   std::vector<TokenId> stop_tokens_;
 };
 
-// Tokens of one generation -> text, as they come. Only whole code points are given out; bytes that can never become
-// one are U+FFFD per maximal subpart, as soon as that is known. One per generation, one thread at a time; the
-// tokenizer must outlive it. Unlike decode(), a leading SentencePiece space is kept: the text continues a prompt.
+// Tokens of one generation -> text, as they come. Only whole code points are given out; bytes that
+// can never become one are U+FFFD per maximal subpart, as soon as that is known. One per
+// generation, one thread at a time; the tokenizer must outlive it. Unlike decode(), a leading
+// SentencePiece space is kept: the text continues a prompt.
 class StreamDecoder {
  public:
   StreamDecoder(const Tokenizer& tokenizer, bool skip_special)
@@ -86,7 +93,7 @@ class StreamDecoder {
  private:
   const Tokenizer& tokenizer_;
   const bool skip_special_;
-  std::string pending_;   // at most 3 bytes: the start of a code point
+  std::string pending_;  // at most 3 bytes: the start of a code point
 };
 
 }  // namespace sluice

@@ -34,21 +34,29 @@ size_t count_code_points(std::string_view text) {
 
 bool is_python_space(uint32_t c) {
   return (c >= 0x09 && c <= 0x0D) || (c >= 0x1C && c <= 0x20) || c == 0x85 || c == 0xA0 ||
-         c == 0x1680 || (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 ||
-         c == 0x202F || c == 0x205F || c == 0x3000;
+         c == 0x1680 || (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F ||
+         c == 0x205F || c == 0x3000;
 }
 
 bool is_surely_nfc(std::string_view text) {
-  // Ranges whose members are all NFC_Quick_Check=Yes with combining class 0; a text made of them alone is in form C.
+  // Ranges whose members are all NFC_Quick_Check=Yes with combining class 0; a text made of them
+  // alone is in form C.
   struct Range {
     uint32_t first, last;
   };
-  static constexpr std::array kStable = {
-      Range{0x0000, 0x02FF}, Range{0x0400, 0x0482}, Range{0x048A, 0x0590}, Range{0x2010, 0x2027},
-      Range{0x3000, 0x3029}, Range{0x3041, 0x3098}, Range{0x309B, 0x30FF}, Range{0x3400, 0x4DBF},
-      Range{0x4E00, 0x9FFF}, Range{0xAC00, 0xD7A3}, Range{0xFF00, 0xFFEF}};
+  static constexpr std::array kStable = {Range{0x0000, 0x02FF},
+                                         Range{0x0400, 0x0482},
+                                         Range{0x048A, 0x0590},
+                                         Range{0x2010, 0x2027},
+                                         Range{0x3000, 0x3029},
+                                         Range{0x3041, 0x3098},
+                                         Range{0x309B, 0x30FF},
+                                         Range{0x3400, 0x4DBF},
+                                         Range{0x4E00, 0x9FFF},
+                                         Range{0xAC00, 0xD7A3},
+                                         Range{0xFF00, 0xFFEF}};
   for (size_t i = 0; i < text.size();) {
-    if (static_cast<uint8_t>(text[i]) < 0xCC) {   // everything below U+0300
+    if (static_cast<uint8_t>(text[i]) < 0xCC) {  // everything below U+0300
       i += code_point_bytes(text[i]);
       continue;
     }
@@ -61,8 +69,9 @@ bool is_surely_nfc(std::string_view text) {
 }
 
 std::string to_nfc(std::string_view text) {
-  // utf8proc's own driver orders marks by swapping neighbours, which is quadratic in a run of marks; so it is only
-  // asked to decompose single code points and to compose, and the runs are sorted here.
+  // utf8proc's own driver orders marks by swapping neighbours, which is quadratic in a run of
+  // marks; so it is only asked to decompose single code points and to compose, and the runs are
+  // sorted here.
   std::vector<utf8proc_int32_t> codes;
   codes.reserve(text.size());
   const auto options = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_DECOMPOSE);
@@ -78,7 +87,9 @@ std::string to_nfc(std::string_view text) {
     }
     codes.insert(codes.end(), parts.begin(), parts.begin() + n);
   }
-  const auto combining = [](utf8proc_int32_t c) { return utf8proc_get_property(c)->combining_class; };
+  const auto combining = [](utf8proc_int32_t c) {
+    return utf8proc_get_property(c)->combining_class;
+  };
   for (size_t i = 0; i < codes.size();) {
     if (combining(codes[i]) == 0) {
       ++i;

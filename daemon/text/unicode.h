@@ -8,7 +8,8 @@
 
 namespace sluice {
 
-// The code point at text[i]; i moves past it. `text` must be valid UTF-8 and i a boundary below its size.
+// The code point at text[i]; i moves past it. `text` must be valid UTF-8 and i a boundary below its
+// size.
 inline uint32_t next_code_point(std::string_view text, size_t& i) {
   const auto byte = [&](size_t k) { return static_cast<uint32_t>(static_cast<uint8_t>(text[k])); };
   const uint32_t b0 = byte(i);
@@ -41,7 +42,8 @@ size_t count_code_points(std::string_view text);
 // Python's str.isspace for one code point: what strip(), split() and \s in its regexes mean.
 bool is_python_space(uint32_t code);
 
-// Normalization form C. Linear in the text's length whatever it holds (long runs of combining marks too).
+// Normalization form C. Linear in the text's length whatever it holds (long runs of combining marks
+// too).
 std::string to_nfc(std::string_view text);
 // True only if `text` is certainly in form C already: a cheap look that spares most texts the work.
 bool is_surely_nfc(std::string_view text);

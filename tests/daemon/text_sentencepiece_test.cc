@@ -14,7 +14,8 @@ using testing::VocabBuilder;
 constexpr TokenId kBytes = 3;
 constexpr TokenId kPieces = 259;
 
-std::shared_ptr<const Tokenizer> make(const std::vector<std::pair<std::string, float>>& pieces, bool prefix = true) {
+std::shared_ptr<const Tokenizer> make(const std::vector<std::pair<std::string, float>>& pieces,
+                                      bool prefix = true) {
   VocabBuilder v;
   v.model("llama").token("<unk>", 2).token("<s>", 3).token("</s>", 3);
   static const char* const kHex = "0123456789ABCDEF";
@@ -47,16 +48,27 @@ TEST(SentencePiece, HighestScoreMergesFirst) {
 }
 
 TEST(SentencePiece, SpacesAndThePrefix) {
-  const auto t = make({{"a", -9}, {"\u2581", -5}, {"\u2581" "a", -1}});
+  const auto t = make({{"a", -9},
+                       {"\u2581", -5},
+                       {"\u2581"
+                        "a",
+                        -1}});
   EXPECT_EQ(encode(*t, "a a"), (std::vector<TokenId>{kPieces + 2, kPieces + 2}));
   EXPECT_EQ(encode(*t, ""), std::vector<TokenId>{});
   EXPECT_EQ(t->decode(encode(*t, "a a"), false), "a a");
   EXPECT_EQ(t->decode(encode(*t, " a"), false), " a");
-  const auto bare = make({{"a", -9}, {"\u2581", -5}, {"\u2581" "a", -1}}, false);
+  const auto bare = make({{"a", -9},
+                          {"\u2581", -5},
+                          {"\u2581"
+                           "a",
+                           -1}},
+                         false);
   EXPECT_EQ(encode(*bare, "a a"), (std::vector<TokenId>{kPieces + 0, kPieces + 2}));
   EXPECT_EQ(bare->decode(encode(*bare, " a"), false), " a");
   EXPECT_EQ(t->token_bytes(kPieces + 2), " a");
-  EXPECT_EQ(t->token_text(kPieces + 2), "\u2581" "a");
+  EXPECT_EQ(t->token_text(kPieces + 2),
+            "\u2581"
+            "a");
 }
 
 TEST(SentencePiece, BytesFillWhatNoPieceCovers) {
@@ -67,7 +79,8 @@ TEST(SentencePiece, BytesFillWhatNoPieceCovers) {
   EXPECT_EQ(stream.push(kBytes + 0xC3), "");
   EXPECT_EQ(stream.push(kBytes + 0xA9), "\u00e9");
   EXPECT_EQ(stream.push(1), "");
-  EXPECT_EQ(encode(*t, "\xff"), (std::vector<TokenId>{kPieces, kBytes + 0xEF, kBytes + 0xBF, kBytes + 0xBD}));
+  EXPECT_EQ(encode(*t, "\xff"),
+            (std::vector<TokenId>{kPieces, kBytes + 0xEF, kBytes + 0xBF, kBytes + 0xBD}));
 }
 
 TEST(SentencePiece, UnknownWithoutByteTokens) {
@@ -77,14 +90,14 @@ TEST(SentencePiece, UnknownWithoutByteTokens) {
   source.unk = 0;
   const auto t = Tokenizer::create(source);
   ASSERT_TRUE(t);
-  EXPECT_EQ(encode(*t.value(), "axya"), (std::vector<TokenId>{2, 1, 0, 1}));   // neighbours are one
+  EXPECT_EQ(encode(*t.value(), "axya"), (std::vector<TokenId>{2, 1, 0, 1}));  // neighbours are one
 }
 
 TEST(SentencePiece, ControlTextOnlyWhenAskedFor) {
   const auto t = make({{"<", -1}, {"s", -1}, {">", -1}, {"\u2581", -1}});
   EXPECT_EQ(encode(*t, "<s>"), std::vector<TokenId>{1});
   EXPECT_EQ(encode(*t, "<s>", false).size(), 4u);
-  EXPECT_EQ(encode(*t, "<0x41>", false)[1], kPieces);   // the spelling of a byte token is only text
+  EXPECT_EQ(encode(*t, "<0x41>", false)[1], kPieces);  // the spelling of a byte token is only text
   EXPECT_EQ(t->decode(std::vector<TokenId>{1, kPieces}, true), "<");
 }
 

@@ -1,4 +1,5 @@
-// Hostile templates: every parse and every render ends within its limits, in little memory and a small stack.
+// Hostile templates: every parse and every render ends within its limits, in little memory and a
+// small stack.
 #include <gtest/gtest.h>
 #include <pthread.h>
 #include <sys/resource.h>
@@ -36,7 +37,9 @@ json::object conversation() {
 }
 
 // "", or the code of the error.
-std::string outcome(const std::string& source, const json::object& context = conversation(), TemplateLimits limits = {}) {
+std::string outcome(const std::string& source,
+                    const json::object& context = conversation(),
+                    TemplateLimits limits = {}) {
   const auto parsed = ChatTemplate::parse(source, limits);
   if (!parsed) return parsed.error().code;
   const auto text = parsed.value().render(context);
@@ -49,13 +52,14 @@ void on_small_stack(const std::function<void()>& work) {
   pthread_attr_init(&attributes);
   pthread_attr_setstacksize(&attributes, kSanitized ? 8 << 20 : 256 << 10);
   pthread_t thread;
-  ASSERT_EQ(pthread_create(&thread,
-                           &attributes,
-                           [](void* w) -> void* {
-                             (*static_cast<const std::function<void()>*>(w))();
-                             return nullptr;
-                           },
-                           const_cast<std::function<void()>*>(&work)),
+  ASSERT_EQ(pthread_create(
+                &thread,
+                &attributes,
+                [](void* w) -> void* {
+                  (*static_cast<const std::function<void()>*>(w))();
+                  return nullptr;
+                },
+                const_cast<std::function<void()>*>(&work)),
             0);
   pthread_join(thread, nullptr);
   pthread_attr_destroy(&attributes);
@@ -82,6 +86,7 @@ std::vector<Hostile> hostile_templates() {
   const std::string limit = "template.limit";
   const std::string error = "template.error";
   const std::string syntax = "template.syntax";
+  // clang-format off
   return {
       {"range of 10^9", "{% for i in range(1000000000) %}x{% endfor %}", limit},
       {"range of 10^18", "{% for i in range(1000000000000000000) %}{% endfor %}", limit},
@@ -212,6 +217,7 @@ std::vector<Hostile> hostile_templates() {
       {"range step of the least integer", "{{ range(5, -5, -9223372036854775807 - 1)|list }}", ""},
       {"format on dict changes", "{{ messages[0].update({'a': 1}) }}", error},
   };
+  // clang-format on
 }
 
 TEST(TemplateLimits, HostileTemplatesEndWithinTheirLimits) {
@@ -222,7 +228,8 @@ TEST(TemplateLimits, HostileTemplatesEndWithinTheirLimits) {
       const std::string code = outcome(h.source);
       const auto took = std::chrono::steady_clock::now() - start;
       const auto ms = std::chrono::duration_cast<std::chrono::milliseconds>(took).count();
-      // 250 ms for the render; the rest is for parsing and for machines that are busy with something else.
+      // 250 ms for the render; the rest is for parsing and for machines that are busy with
+      // something else.
       EXPECT_LT(ms, kSanitized ? 20000 : 3000) << h.what;
       if (!kSanitized) {
         EXPECT_LT(peak_kib() - before, 64 << 10) << h.what;
@@ -236,37 +243,59 @@ TEST(TemplateLimits, HostileTemplatesEndWithinTheirLimits) {
   });
 }
 
-// 255 levels of everything that nests: what is allowed also fits the small stack, parsed and rendered.
+// 255 levels of everything that nests: what is allowed also fits the small stack, parsed and
+// rendered.
 TEST(TemplateLimits, TheDeepestAllowedTemplatesFitASmallStack) {
   on_small_stack([] {
     const std::vector<std::pair<std::string, std::string>> shells = {
-        {"{% if true %}", "{% endif %}"},   {"{% for x in [1] %}", "{% endfor %}"},
-        {"{% set x %}", "{% endset %}"},    {"{% filter upper %}", "{% endfilter %}"},
+        {"{% if true %}", "{% endif %}"},
+        {"{% for x in [1] %}", "{% endfor %}"},
+        {"{% set x %}", "{% endset %}"},
+        {"{% filter upper %}", "{% endfilter %}"},
         {"{% with a = 1 %}", "{% endwith %}"}};
     for (const auto& [open, close] : shells) {
       EXPECT_EQ(outcome(times(open, 250) + "x" + times(close, 250)), "") << open;
       EXPECT_EQ(outcome(times(open, 260) + "x" + times(close, 260)), "template.limit") << open;
     }
     const std::vector<std::pair<std::string, std::string>> expressions = {
-        {"(", ")"}, {"[", "]"}, {"not ", ""}, {"-", ""}, {"{1:", "}"}, {"x[", "]"}, {"1 if 1 else (", ")"},
-        {"namespace(a=", ")"}, {"[1]|map('default', ", ")|list"}, {"x|default(", ")"}, {"1 == (", ")"}, {"1 ~ (", ")"}};
+        {"(", ")"},
+        {"[", "]"},
+        {"not ", ""},
+        {"-", ""},
+        {"{1:", "}"},
+        {"x[", "]"},
+        {"1 if 1 else (", ")"},
+        {"namespace(a=", ")"},
+        {"[1]|map('default', ", ")|list"},
+        {"x|default(", ")"},
+        {"1 == (", ")"},
+        {"1 ~ (", ")"}};
     for (const auto& [open, close] : expressions) {
       for (const size_t n : {60u, 120u, 240u, 250u}) {
         const std::string code = outcome("{{ " + times(open, n) + "1" + times(close, n) + " }}");
-        EXPECT_TRUE(code.empty() || code == "template.limit" || code == "template.error") << open << n << code;
+        EXPECT_TRUE(code.empty() || code == "template.limit" || code == "template.error")
+            << open << n << code;
       }
-      EXPECT_EQ(outcome("{{ " + times(open, 60) + "1" + times(close, 60) + " }}").find("template.limit"), std::string::npos) << open;
+      EXPECT_EQ(
+          outcome("{{ " + times(open, 60) + "1" + times(close, 60) + " }}").find("template.limit"),
+          std::string::npos)
+          << open;
     }
     // Macros inside macros, with the deepest expression in each.
-    EXPECT_EQ(outcome("{% macro m(n) %}{% if n %}{{ ((((((m(n - 1))))))) }}{% endif %}{% endmacro %}{{ m(20) }}"), "");
-    EXPECT_EQ(outcome("{% macro m(n) %}{% for x in [1] %}{% set y %}{{ [[[m(n - 1)]]]|map('first')|list }}{% endset %}{% endfor %}{% endmacro %}{{ m(9) }}"), "template.limit");
+    EXPECT_EQ(outcome("{% macro m(n) %}{% if n %}{{ ((((((m(n - 1))))))) }}{% endif %}{% endmacro "
+                      "%}{{ m(20) }}"),
+              "");
+    EXPECT_EQ(outcome("{% macro m(n) %}{% for x in [1] %}{% set y %}{{ [[[m(n - "
+                      "1)]]]|map('first')|list }}{% endset %}{% endfor %}{% endmacro %}{{ m(9) }}"),
+              "template.limit");
   });
 }
 
 TEST(TemplateLimits, DeepDataFromTheCallerIsNotFollowed) {
   json::value deep = 1;
   for (int i = 0; i < 3000; ++i) deep = json::array{std::move(deep)};
-  const json::object context{{"x", deep}, {"y", deep}};   // made and destroyed on a large stack: that recursion is not ours
+  const json::object context{
+      {"x", deep}, {"y", deep}};  // made and destroyed on a large stack: that recursion is not ours
   on_small_stack([&] {
     EXPECT_EQ(outcome("{{ x|tojson }}", context), "template.limit");
     EXPECT_EQ(outcome("{{ x }}", context), "template.limit");
@@ -290,7 +319,10 @@ TEST(TemplateLimits, EachLimitIsReachedAndNamed) {
   small.loop_steps = 100;
   EXPECT_EQ(outcome("{% for i in range(100) %}{% endfor %}", {}, small), "");
   EXPECT_EQ(outcome("{% for i in range(101) %}{% endfor %}", {}, small), "template.limit");
-  EXPECT_EQ(outcome("{% for i in range(10) %}{% for j in range(10) %}{% endfor %}{% endfor %}", {}, small), "template.limit");
+  EXPECT_EQ(
+      outcome(
+          "{% for i in range(10) %}{% for j in range(10) %}{% endfor %}{% endfor %}", {}, small),
+      "template.limit");
   EXPECT_EQ(outcome("{% for i in range(101) if false %}{% endfor %}", {}, small), "template.limit");
   small = {};
   small.live_bytes = 10000;
@@ -301,7 +333,10 @@ TEST(TemplateLimits, EachLimitIsReachedAndNamed) {
   small = {};
   small.render_ms = 20;
   const auto start = std::chrono::steady_clock::now();
-  EXPECT_EQ(outcome("{% for i in range(1000) %}{% for j in range(900) %}{% set x = [i, j, 'a' ~ j]|tojson %}{% endfor %}{% endfor %}", {}, small),
+  EXPECT_EQ(outcome("{% for i in range(1000) %}{% for j in range(900) %}{% set x = [i, j, 'a' ~ "
+                    "j]|tojson %}{% endfor %}{% endfor %}",
+                    {},
+                    small),
             "template.limit");
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(5));
   small = {};
@@ -313,18 +348,24 @@ TEST(TemplateLimits, EachLimitIsReachedAndNamed) {
 TEST(TemplateLimits, ALargeConversationRenders) {
   json::array messages;
   for (int i = 0; i < 5000; ++i) {
-    messages.push_back(json::object{{"role", i % 2 == 0 ? "user" : "assistant"}, {"content", std::string(200, 'x')}});
+    messages.push_back(json::object{{"role", i % 2 == 0 ? "user" : "assistant"},
+                                    {"content", std::string(200, 'x')}});
   }
   const json::object context{{"messages", messages}, {"add_generation_prompt", true}};
-  for (const char* name : {"qwen2.5", "qwen3"}) {
-    EXPECT_EQ(outcome(testing::read_file(testing::golden_path(std::string("public/chat/") + name + ".jinja")), context), "") << name;
+  TemplateLimits patient;
+  patient.render_ms = 10000;  // some 10 ms are enough, but not under a sanitizer on a busy machine
+  for (const std::string name : {"qwen2.5", "qwen3"}) {
+    const std::string path = testing::golden_path("public/chat/" + name + ".jinja");
+    EXPECT_EQ(outcome(testing::read_file(path), context, patient), "") << name;
   }
 }
 
-// Programs cut and changed at random: whatever they are, they end, and what they give is valid UTF-8.
+// Programs cut and changed at random: whatever they are, they end, and what they give is valid
+// UTF-8.
 TEST(TemplateLimits, DamagedTemplatesEnd) {
   const json::object context = conversation();
-  std::vector<std::string> seeds = {testing::read_file(testing::golden_path("public/chat/qwen3.jinja"))};
+  std::vector<std::string> seeds = {
+      testing::read_file(testing::golden_path("public/chat/qwen3.jinja"))};
   for (const Hostile& h : hostile_templates()) {
     if (h.source.size() < 400) seeds.push_back(h.source);
   }
@@ -333,7 +374,9 @@ TEST(TemplateLimits, DamagedTemplatesEnd) {
     state = state * 6364136223846793005u + 1442695040888963407u;
     return (state >> 33) % n;
   };
-  static constexpr std::string_view kPieces[] = {"{{", "}}", "{%", "%}", "(", ")", "[", "]", "|", ".", "'", "-", "~", "if", "for", "x", "{#", "\xff", "1", ":", ",", "="};
+  static constexpr std::string_view kPieces[] = {"{{", "}}",   "{%", "%}", "(", ")",  "[",   "]",
+                                                 "|",  ".",    "'",  "-",  "~", "if", "for", "x",
+                                                 "{#", "\xff", "1",  ":",  ",", "="};
   TemplateLimits limits;
   limits.render_ms = 20;
   for (int round = 0; round < 3000; ++round) {
@@ -341,9 +384,15 @@ TEST(TemplateLimits, DamagedTemplatesEnd) {
     for (uint64_t edits = 1 + random(4); edits > 0 && !source.empty(); --edits) {
       const size_t at = random(source.size());
       switch (random(3)) {
-        case 0: source.erase(at, 1 + random(8)); break;
-        case 1: source.insert(at, kPieces[random(std::size(kPieces))]); break;
-        default: source[at] = static_cast<char>(random(256)); break;
+        case 0:
+          source.erase(at, 1 + random(8));
+          break;
+        case 1:
+          source.insert(at, kPieces[random(std::size(kPieces))]);
+          break;
+        default:
+          source[at] = static_cast<char>(random(256));
+          break;
       }
     }
     const auto parsed = ChatTemplate::parse(source, limits);

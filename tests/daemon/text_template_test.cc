@@ -1,4 +1,5 @@
-// Chat templates against HF transformers: prompts byte for byte, and the cases that Python's jinja2 computed.
+// Chat templates against HF transformers: prompts byte for byte, and the cases that Python's jinja2
+// computed.
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -74,14 +75,16 @@ TEST(ChatTemplateGolden, RendersTheTemplateOfARealModel) {
   }
 }
 
-// tests/tools/make_template_cases.py: snippets, whole templates of several families, random programs.
+// tests/tools/make_template_cases.py: snippets, whole templates of several families, random
+// programs.
 TEST(ChatTemplateGolden, AgreesWithPythonsJinja) {
   const auto golden = read_json(golden_path("templates/cases.json"));
   const auto& templates = golden.at("templates").as_array();
   int texts = 0;
   int errors = 0;
   for (const auto& c : golden.at("cases").as_array()) {
-    const std::string source(templates.at(static_cast<size_t>(c.at("template").as_int64())).as_string());
+    const std::string source(
+        templates.at(static_cast<size_t>(c.at("template").as_int64())).as_string());
     const auto* own = c.as_object().if_contains("context");
     const auto& context = own != nullptr ? own->as_object() : golden.at("context").as_object();
     const auto parsed = ChatTemplate::parse(source);
@@ -107,22 +110,25 @@ TEST(ChatTemplate, RaiseExceptionGivesItsOwnText) {
 TEST(ChatTemplate, ErrorsNameTheLine) {
   EXPECT_TRUE(render("a\nb {{ x.y.z }}").starts_with("template.error: line 2: 'y' is undefined") ||
               render("a\nb {{ x.y.z }}").starts_with("template.error: line 2: 'x' is undefined"));
-  EXPECT_TRUE(render("a\n\n{% if %}").starts_with("template.syntax: line 3: ")) << render("a\n\n{% if %}");
+  EXPECT_TRUE(render("a\n\n{% if %}").starts_with("template.syntax: line 3: "))
+      << render("a\n\n{% if %}");
   EXPECT_TRUE(render("{{ 'a'|frobnicate }}").find("frobnicate") != std::string::npos);
   // What a template or a message says cannot break the line.
   EXPECT_EQ(render("{{ x['a\\nb'].c }}", R"({"x": {}})").find('\n'), std::string::npos);
 }
 
 TEST(ChatTemplate, IntegersBeyondInt64AreKept) {
-  EXPECT_EQ(render("{{ x|tojson }} {{ x }} {{ x == x }} {{ x > 1 }}", R"({"x": 18446744073709551615})"),
-            "18446744073709551615 18446744073709551615 True True");
+  EXPECT_EQ(
+      render("{{ x|tojson }} {{ x }} {{ x == x }} {{ x > 1 }}", R"({"x": 18446744073709551615})"),
+      "18446744073709551615 18446744073709551615 True True");
   EXPECT_EQ(render("{{ x|tojson }}", R"({"x": [-9223372036854775808, 1.0, 1e100, 0.1]})"),
             "[-9223372036854775808, 1.0, 1e+100, 0.1]");
 }
 
 TEST(ChatTemplate, KeysThatLookLikeMethods) {
   // As in Python, a dict's own methods hide keys behind a dot but not in brackets.
-  EXPECT_EQ(render("{{ d['items'] }}{{ d.items()|length }}{{ d.name }}{{ d['get'] }}", R"({"d": {"items": 1, "name": 2, "get": 3}})"),
+  EXPECT_EQ(render("{{ d['items'] }}{{ d.items()|length }}{{ d.name }}{{ d['get'] }}",
+                   R"({"d": {"items": 1, "name": 2, "get": 3}})"),
             "1323");
 }
 
@@ -142,7 +148,10 @@ TEST(ChatTemplate, TheContextComesBeforeTheFunctions) {
 TEST(ChatTemplate, RendersOnManyThreads) {
   const auto parsed = ChatTemplate::parse(read_file(golden_path("public/chat/qwen3.jinja")));
   ASSERT_TRUE(parsed);
-  const auto context = json::parse(R"({"messages": [{"role": "user", "content": "hi"}], "add_generation_prompt": true})").as_object();
+  const auto context =
+      json::parse(
+          R"({"messages": [{"role": "user", "content": "hi"}], "add_generation_prompt": true})")
+          .as_object();
   const std::string expected = parsed.value().render(context).value();
   std::vector<std::thread> threads;
   std::atomic<int> wrong = 0;
@@ -159,11 +168,20 @@ TEST(ChatTemplate, RendersOnManyThreads) {
 }
 
 TEST(ChatTemplate, NothingOutsideOfTheTemplateIsReachable) {
-  for (const char* source : {"{% include '/etc/passwd' %}", "{% import 'x' as p %}", "{% from 'x' import y %}",
-                             "{% extends 'x' %}", "{{ ''.__class__.__mro__ }}", "{{ cycler.__init__ }}",
-                             "{{ self._TemplateReference__context }}", "{{ no_such_function() }}",
-                             "{{ messages.append(1) }}", "{{ x.update({}) }}", "{{ [].__class__.__base__ }}",
-                             "{{ 'a'.format(1) }}", "{{ range.__globals__.os }}", "{{ ''|attr('__class__')|attr('x') }}"}) {
+  for (const char* source : {"{% include '/etc/passwd' %}",
+                             "{% import 'x' as p %}",
+                             "{% from 'x' import y %}",
+                             "{% extends 'x' %}",
+                             "{{ ''.__class__.__mro__ }}",
+                             "{{ cycler.__init__ }}",
+                             "{{ self._TemplateReference__context }}",
+                             "{{ no_such_function() }}",
+                             "{{ messages.append(1) }}",
+                             "{{ x.update({}) }}",
+                             "{{ [].__class__.__base__ }}",
+                             "{{ 'a'.format(1) }}",
+                             "{{ range.__globals__.os }}",
+                             "{{ ''|attr('__class__')|attr('x') }}"}) {
     const std::string code = error_of(source, R"({"messages": [], "x": {}})");
     EXPECT_TRUE(code == "template.error" || code.empty()) << source << " -> " << code;
   }

@@ -38,7 +38,9 @@ class TokenizerGolden : public ::testing::Test {
     cases_ = read_json(golden_path("public/tokenizer/case.json"));
   }
   static void TearDownTestSuite() { tokenizer_.reset(); }
-  const boost::json::array& cases(const char* name) { return cases_.as_object().at(name).as_array(); }
+  const boost::json::array& cases(const char* name) {
+    return cases_.as_object().at(name).as_array();
+  }
 
   static inline std::shared_ptr<const Tokenizer> tokenizer_;
   static inline boost::json::value cases_;
@@ -105,7 +107,8 @@ TEST_F(TokenizerGolden, AnyIdsStreamAsTheyDecode) {
   std::mt19937 random(20240607);
   for (int round = 0; round < 300; ++round) {
     std::vector<TokenId> ids(1 + random() % 40);
-    for (TokenId& id : ids) id = static_cast<TokenId>(random() % static_cast<uint32_t>(tokenizer_->vocab_size()));
+    for (TokenId& id : ids)
+      id = static_cast<TokenId>(random() % static_cast<uint32_t>(tokenizer_->vocab_size()));
     for (const bool skip : {false, true}) {
       StreamDecoder decoder(*tokenizer_, skip);
       std::string all;
@@ -141,7 +144,8 @@ TEST_F(TokenizerGolden, NamesItsTokens) {
   ASSERT_TRUE(space);
   EXPECT_EQ(tokenizer_->token_text(space.value()[0]), "\xC4\xA0");
   EXPECT_EQ(tokenizer_->token_bytes(space.value()[0]), " ");
-  for (const TokenId bad : {-1, INT32_MIN, INT32_MAX, static_cast<TokenId>(tokenizer_->vocab_size())}) {
+  for (const TokenId bad :
+       {-1, INT32_MIN, INT32_MAX, static_cast<TokenId>(tokenizer_->vocab_size())}) {
     EXPECT_EQ(tokenizer_->token_bytes(bad), "");
     EXPECT_EQ(tokenizer_->token_text(bad), "");
     EXPECT_FALSE(tokenizer_->is_special(bad));
@@ -149,7 +153,8 @@ TEST_F(TokenizerGolden, NamesItsTokens) {
 }
 
 TEST_F(TokenizerGolden, ManyThreadsEncodeAlike) {
-  const std::string text = text_of(cases("encode").back().at("text")) + " the quick \xE6\x97\xA5\xE6\x9C\xAC <|im_end|>";
+  const std::string text =
+      text_of(cases("encode").back().at("text")) + " the quick \xE6\x97\xA5\xE6\x9C\xAC <|im_end|>";
   const auto expected = tokenizer_->encode(text, true);
   ASSERT_TRUE(expected);
   std::vector<std::thread> threads;
@@ -181,7 +186,8 @@ TEST(Tokenizer, MergesLowestRankFirstAndLeftmostAmongEquals) {
 }
 
 TEST(Tokenizer, LongWordsMergeLikeShortOnes) {
-  // The heap and the plain loop are two ways to the same ids: force the heap with a long word made of a short one.
+  // The heap and the plain loop are two ways to the same ids: force the heap with a long word made
+  // of a short one.
   VocabBuilder v;
   v.bytes().token("ab").token("ba").token("abc").token("bab").token("abab").token("cab");
   v.merge("b a").merge("a b").merge("ab c").merge("ba b").merge("ab ab").merge("c ab");
@@ -235,7 +241,8 @@ TEST(Tokenizer, LlamaTakesWholeWordsFromTheVocabulary) {
   v.pre("llama-bpe");
   auto t = Tokenizer::create(v.source());
   ASSERT_TRUE(t);
-  EXPECT_EQ(t.value()->encode("xyz", false).value(), (std::vector<TokenId>{256}));   // no merge leads there
+  EXPECT_EQ(t.value()->encode("xyz", false).value(),
+            (std::vector<TokenId>{256}));  // no merge leads there
   EXPECT_EQ(t.value()->encode("xyza", false).value(), (std::vector<TokenId>{'x', 'y', 'z', 'a'}));
   v.pre("gpt-2");
   t = Tokenizer::create(v.source());
@@ -250,17 +257,18 @@ TEST(Tokenizer, PreTokenizersDifferInDigitsAndNewlines) {
     v.merge("1 2").merge("12 3").merge("123 4").merge("! \xC4\x8A").pre(pre);
     return Tokenizer::create(v.source()).value()->encode(text, false).value();
   };
-  EXPECT_EQ(encode("qwen2", "1234").size(), 4u);        // one digit at a time
-  EXPECT_EQ(encode("llama-bpe", "1234").size(), 2u);    // three
-  EXPECT_EQ(encode("gpt-2", "1234").size(), 1u);        // all
+  EXPECT_EQ(encode("qwen2", "1234").size(), 4u);      // one digit at a time
+  EXPECT_EQ(encode("llama-bpe", "1234").size(), 2u);  // three
+  EXPECT_EQ(encode("gpt-2", "1234").size(), 1u);      // all
   EXPECT_EQ(encode("default", "1234").size(), 1u);
-  EXPECT_EQ(encode("qwen2", "!\n").size(), 1u);         // newlines stay with the signs before them
+  EXPECT_EQ(encode("qwen2", "!\n").size(), 1u);  // newlines stay with the signs before them
   EXPECT_EQ(encode("gpt-2", "!\n").size(), 2u);
 }
 
 TEST(Tokenizer, OnlyQwenNormalizes) {
-  const std::string decomposed = "e\xCC\x81";   // e + acute
-  for (const auto& [pre, bytes] : {std::pair{"qwen2", 2u}, std::pair{"llama-bpe", 3u}, std::pair{"gpt-2", 3u}}) {
+  const std::string decomposed = "e\xCC\x81";  // e + acute
+  for (const auto& [pre, bytes] :
+       {std::pair{"qwen2", 2u}, std::pair{"llama-bpe", 3u}, std::pair{"gpt-2", 3u}}) {
     VocabBuilder v;
     v.bytes().pre(pre);
     const auto t = Tokenizer::create(v.source());
@@ -281,19 +289,31 @@ TEST(Tokenizer, AMegabyteOfOneWordIsNotQuadratic) {
   v.pre("qwen2");
   const auto t = Tokenizer::create(v.source());
   ASSERT_TRUE(t);
-  for (const char* unit : {"a", " ", "\n", "1", "!", "\xCC\x81", "<", "\xE0\xBF\xBF", "'s", "a\xCC\x81", "\xF0\x9F\x98\x80", " \n"}) {
+  for (const char* unit : {"a",
+                           " ",
+                           "\n",
+                           "1",
+                           "!",
+                           "\xCC\x81",
+                           "<",
+                           "\xE0\xBF\xBF",
+                           "'s",
+                           "a\xCC\x81",
+                           "\xF0\x9F\x98\x80",
+                           " \n"}) {
     std::string text;
     while (text.size() < (1 << 20)) text += unit;
     const auto start = std::chrono::steady_clock::now();
     const auto ids = t.value()->encode(text, true);
     const auto took = std::chrono::steady_clock::now() - start;
     ASSERT_TRUE(ids) << unit << ids.error().what;
-    EXPECT_LT(took, std::chrono::seconds(10)) << unit;   // about 0.2 s; quadratic would be hours
+    EXPECT_LT(took, std::chrono::seconds(10)) << unit;  // about 0.2 s; quadratic would be hours
     if (std::string_view(unit) == "a") {
       EXPECT_EQ(ids.value().size(), (1u << 20) / 65536);
     }
   }
-  EXPECT_EQ(t.value()->encode(std::string(kMaxEncodeBytes + 1, 'a'), true).error().code, "text_too_long");
+  EXPECT_EQ(t.value()->encode(std::string(kMaxEncodeBytes + 1, 'a'), true).error().code,
+            "text_too_long");
 }
 
 TEST(Tokenizer, RefusesWhatDoesNotFitTogether) {
@@ -325,13 +345,19 @@ TEST(Tokenizer, RefusesWhatDoesNotFitTogether) {
 
 TEST(Tokenizer, OddVocabulariesStillGiveValidUtf8) {
   VocabBuilder v;
-  v.token("\xFF\xFE").token("").token("a").token("a").token(std::string("\0b", 2)).token("\xC4\xA0\xC4").merge("a a");
+  v.token("\xFF\xFE")
+      .token("")
+      .token("a")
+      .token("a")
+      .token(std::string("\0b", 2))
+      .token("\xC4\xA0\xC4")
+      .merge("a a");
   const auto t = Tokenizer::create(v.source());
   ASSERT_TRUE(t);
   EXPECT_EQ(t.value()->decode(std::vector<TokenId>{0}, false), "\xEF\xBF\xBD\xEF\xBF\xBD");
   EXPECT_EQ(t.value()->token_text(0), "\xEF\xBF\xBD\xEF\xBF\xBD");
   EXPECT_EQ(t.value()->find("a"), 2);
-  EXPECT_EQ(t.value()->encode("ab", false).value(), (std::vector<TokenId>{2}));   // no token for "b"
+  EXPECT_EQ(t.value()->encode("ab", false).value(), (std::vector<TokenId>{2}));  // no token for "b"
 }
 
 // ---- a real vocabulary
@@ -368,7 +394,7 @@ TEST(RealTokenizer, TakesAtMost20MiB) {
   ASSERT_TRUE(file);
   auto vocab = check_vocab(file.value());
   ASSERT_TRUE(vocab);
-  malloc_trim(0);   // so that the tables cannot hide in memory that was freed but not returned
+  malloc_trim(0);  // so that the tables cannot hide in memory that was freed but not returned
   const int64_t before = resident_bytes();
   const auto tokenizer = Tokenizer::create(vocab.value());
   ASSERT_TRUE(tokenizer);

@@ -27,7 +27,9 @@ inline std::string read_file(const std::string& path) {
   return {std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
 }
 
-inline boost::json::value read_json(const std::string& path) { return boost::json::parse(read_file(path)); }
+inline boost::json::value read_json(const std::string& path) {
+  return boost::json::parse(read_file(path));
+}
 
 inline std::vector<TokenId> ids_of(const boost::json::value& v) {
   std::vector<TokenId> out;
@@ -58,9 +60,10 @@ inline std::string real_model_path(const std::string& name) {
   return std::ifstream(path).good() ? path : std::string();
 }
 
-#define SLUICE_NEED_REAL_MODEL(path, name)                                                   \
-  const std::string path = ::sluice::testing::real_model_path(name);                         \
-  if (path.empty()) GTEST_SKIP() << "needs a real model: python3 tests/tools/fetch_models.py " name
+#define SLUICE_NEED_REAL_MODEL(path, name)                           \
+  const std::string path = ::sluice::testing::real_model_path(name); \
+  if (path.empty()) GTEST_SKIP() << "needs a real model: python3 "   \
+                                    "tests/tools/fetch_models.py " name
 
 // Gives a tokenizer a vocabulary that a test writes down.
 class VocabBuilder {
