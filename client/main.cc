@@ -1,4 +1,5 @@
 // sluice: parse, act, exit. Verbs register themselves (client.h); INTERFACE section 1.
+#include <fcntl.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -128,6 +129,11 @@ int run_client(int argc, char** argv) {
 
 // std may throw; this thread's entry is where that ends.
 int main(int argc, char** argv) {
+  // A closed standard stream would hand its number, and our output, to the next file that is
+  // opened.
+  for (int fd = 0; fd < 3; ++fd) {
+    if (::fcntl(fd, F_GETFD) < 0 && ::open("/dev/null", O_RDWR) != fd) return sluice::kExitFailure;
+  }
   sluice::install_interrupts();
   try {
     return sluice::run_client(argc, argv);

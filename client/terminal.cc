@@ -56,7 +56,9 @@ std::string cut(std::string_view text, size_t n_columns) {
 }  // namespace
 
 Terminal Terminal::detect(const Globals& globals) {
-  std::setlocale(LC_CTYPE, "");
+  const bool chosen = variable_set("LC_ALL") || variable_set("LC_CTYPE") || variable_set("LANG");
+  // A bare container has no locale at all; taking it for ASCII would lose what people type.
+  if (std::setlocale(LC_CTYPE, chosen ? "" : "C.UTF-8") == nullptr) std::setlocale(LC_CTYPE, "");
   Terminal t;
   t.stdin_tty = ::isatty(STDIN_FILENO) == 1;
   t.stdout_tty = ::isatty(STDOUT_FILENO) == 1;

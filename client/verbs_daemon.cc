@@ -172,6 +172,12 @@ int config_verb(Client& client, const std::string& name, const DaemonFlags& flag
   return become_sluiced(client, "config", arguments);
 }
 
+int check_verb(Client& client, const DaemonFlags& flags) {
+  std::vector<std::string> arguments{"check", flags.file};
+  if (client.globals.json) arguments.push_back("--json");
+  return become_sluiced(client, "check", arguments);
+}
+
 }  // namespace
 
 void add_daemon_verbs(CLI::App& app, Client& client) {
@@ -215,6 +221,11 @@ void add_daemon_verbs(CLI::App& app, Client& client) {
   restart->add_option("--drain", flags->drain, "time for running answers")->check(check_duration);
   restart->allow_extras();
   act(restart, daemon_restart);
+
+  CLI::App* check = add_verb(
+      app, "check", "validate a model file; works without a daemon", "  sluice check ./model.gguf");
+  check->add_option("FILE", flags->file, "a .gguf file")->required();
+  act(check, check_verb);
 
   CLI::App* config = add_verb(
       app,

@@ -126,6 +126,22 @@ class WithoutADaemon(WithWorld):
         os.remove(path)
         self.assertIn('unknown variable', self.w.run('config', 'show', env={'SLUICED_FOO': '1'}, check=2).err)
 
+    def test_check_judges_a_file(self):
+        self.w.run('check', self.w.model, check=0)
+        bad = self.w.root + '/bad.gguf'
+        with open(bad, 'wb') as f:
+            f.write(b'GGUF' + b'\xff' * 60)
+        done = self.w.run('check', bad, check=1)
+        self.assertEqual(done.err.count('\n'), 1, done.err)
+        self.assertIn('offset', done.err)
+
+    def test_closed_streams_are_no_harm(self):
+        for redirect in ('<&-', '2>&-', '<&- 2>&-'):
+            done = subprocess.run(['bash', '-c', f'"$0" version {redirect}', self.w.sluice], env=self.w.env, capture_output=True,
+                                  text=True, timeout=SLOW)
+            self.assertEqual(done.returncode, 0, redirect)
+            self.assertIn('not running', done.stdout)
+
     def test_a_bad_start_says_why_and_leaves_nothing(self):
         for args, why in ((['--budget', 'lots'], 'budget'), (['--budgt', '1G'], '--budget'), (['--set', 'queue.max=0'], 'queue.max')):
             done = self.w.run('daemon', 'start', *args)
