@@ -1,5 +1,6 @@
-// What a route gives back: a response that is ready, or a LongAnswer that the session steps through. A LongAnswer knows
-// nothing of sockets, so that streaming, heartbeats and failures are tested as a plain state machine.
+// What a route gives back: a response that is ready, or a LongAnswer that the session steps
+// through. A LongAnswer knows nothing of sockets, so that streaming, heartbeats and failures are
+// tested as a plain state machine.
 #pragma once
 
 #include <chrono>
@@ -17,25 +18,26 @@ using SteadyClock = std::chrono::steady_clock;
 
 struct AnswerStep {
   enum class Kind : uint8_t {
-    kWait,       // nothing to say before `until`, unless woken
-    kRespond,    // the whole answer; nothing was sent before; the last step
-    kHead,       // status and headers of a body sent in pieces
-    kData,       // a piece of it
-    kEnd,        // the body is complete; the last step
-    kEndClose,   // the same, and the connection ends with it
-    kAbort,      // close without completing the body: the client must not take it for an answer; the last step
+    kWait,      // nothing to say before `until`, unless woken
+    kRespond,   // the whole answer; nothing was sent before; the last step
+    kHead,      // status and headers of a body sent in pieces
+    kData,      // a piece of it
+    kEnd,       // the body is complete; the last step
+    kEndClose,  // the same, and the connection ends with it
+    kAbort,     // close without completing the body: the client must not take it for an answer; the
+                // last step
   };
   Kind kind = Kind::kWait;
-  SteadyClock::time_point until{};   // kWait
-  HttpResponse response{};           // kRespond; kHead without its body
-  std::string data{};                // kData
+  SteadyClock::time_point until{};  // kWait
+  HttpResponse response{};          // kRespond; kHead without its body
+  std::string data{};               // kData
 };
 
 class LongAnswer {
  public:
   virtual ~LongAnswer() = default;
-  // Once, before anything else, on the io thread. `wake` may be called from any thread, also after the answer is done;
-  // it makes the session call next() soon.
+  // Once, before anything else, on the io thread. `wake` may be called from any thread, also after
+  // the answer is done; it makes the session call next() soon.
   virtual void start(std::function<void()> wake) = 0;
   // Io thread. `can_chunk` false (HTTP/1.0): a plain answer may not be begun before it is whole.
   virtual AnswerStep next(SteadyClock::time_point now, bool can_chunk) = 0;
@@ -47,8 +49,12 @@ using Answer = std::variant<HttpResponse, std::shared_ptr<LongAnswer>>;
 
 class Worker;
 
-// An answer made on a worker thread. Not cancelled: such work is short and bounded. `large`: see Worker::post.
-std::shared_ptr<LongAnswer> answer_on(Worker& worker, std::function<HttpResponse()> make, std::string request_id, bool large);
+// An answer made on a worker thread. Not cancelled: such work is short and bounded. `large`: see
+// Worker::post.
+std::shared_ptr<LongAnswer> answer_on(Worker& worker,
+                                      std::function<HttpResponse()> make,
+                                      std::string request_id,
+                                      bool large);
 // Bodies from this size on are large ones.
 inline constexpr size_t kLargeBody = 256u << 10;
 

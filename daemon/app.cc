@@ -32,10 +32,14 @@ int64_t resident_bytes() {
 
 const char* phase_name(Phase p) {
   switch (p) {
-    case Phase::kQueued: return "queued";
-    case Phase::kLoad: return "load";
-    case Phase::kPrefill: return "prefill";
-    case Phase::kDecode: return "decode";
+    case Phase::kQueued:
+      return "queued";
+    case Phase::kLoad:
+      return "load";
+    case Phase::kPrefill:
+      return "prefill";
+    case Phase::kDecode:
+      return "decode";
   }
   return "";
 }
@@ -80,7 +84,8 @@ namespace {
 // Pages of code and heap that the first requests touch after this was measured (6 MiB seen).
 constexpr uint64_t kBaseGrowth = 8u << 20;
 
-// What the process takes whatever it does. A budget below even this is met by refusing every load: nothing is left.
+// What the process takes whatever it does. A budget below even this is met by refusing every load:
+// nothing is left.
 Reservation reserve_base(Budget& budget) {
   if (budget.limit() == Budget::kUnlimited) return {};
   const uint64_t want = process_resident_bytes() + kBaseGrowth + headroom_for(budget.limit());
@@ -95,7 +100,9 @@ App::App(ServerOptions o, int threads)
       budget(options.budget_bytes),
       base(reserve_base(budget)),
       pool(threads),
-      registry(ModelRegistryOptions{options.state_dir, options.default_ctx, options.keep_alive_ms}, budget, pool),
+      registry(ModelRegistryOptions{options.state_dir, options.default_ctx, options.keep_alive_ms},
+               budget,
+               pool),
       queue(options.queue),
       worker(kWorkerThreads) {}
 
@@ -126,12 +133,15 @@ StatusDoc App::status(uint32_t uid) const {
   StatusDoc d;
   d.version = options.version;
   d.pid = ::getpid();
-  d.uptime_s = std::chrono::duration_cast<std::chrono::seconds>(std::chrono::steady_clock::now() - started).count();
+  d.uptime_s =
+      std::chrono::duration_cast<std::chrono::seconds>(std::chrono::steady_clock::now() - started)
+          .count();
   d.socket = options.socket_path;
   d.threads = pool.n_threads();
   d.kernels = kernels::kernels().name;
   d.draining = draining.load();
-  if (budget.limit() != Budget::kUnlimited) d.budget.limit_bytes = static_cast<int64_t>(budget.limit());
+  if (budget.limit() != Budget::kUnlimited)
+    d.budget.limit_bytes = static_cast<int64_t>(budget.limit());
   d.budget.used_bytes = static_cast<int64_t>(budget.used());
   for (size_t i = 0; i < static_cast<size_t>(MemoryClass::kCount); ++i) {
     const auto c = static_cast<MemoryClass>(i);

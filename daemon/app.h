@@ -1,4 +1,5 @@
-// What every route may use; owned by the Server, alive longer than any request. Its parts guard themselves.
+// What every route may use; owned by the Server, alive longer than any request. Its parts guard
+// themselves.
 #pragma once
 
 #include <atomic>
@@ -48,7 +49,7 @@ class ProgressTable {
 
  private:
   mutable std::mutex mutex_;
-  std::unordered_map<std::string, std::weak_ptr<const Progress>> by_id_;   // guarded by mutex_
+  std::unordered_map<std::string, std::weak_ptr<const Progress>> by_id_;  // guarded by mutex_
 };
 
 // Recognises a request that is sent again.
@@ -60,8 +61,8 @@ struct RequestKey {
 };
 RequestKey request_key(const HttpRequest& request);
 
-// Answers that failed after their 200 had been sent: the client sends the request again, and is told the true status
-// at once (INTERFACE 3.4). Kept for 120 s, at most 64.
+// Answers that failed after their 200 had been sent: the client sends the request again, and is
+// told the true status at once (INTERFACE 3.4). Kept for 120 s, at most 64.
 class FailedAnswers {
  public:
   void remember(const RequestKey& key, const ApiError& error);
@@ -74,7 +75,7 @@ class FailedAnswers {
     ApiError error;
   };
   std::mutex mutex_;
-  std::vector<Item> items_;   // guarded by mutex_; oldest first
+  std::vector<Item> items_;  // guarded by mutex_; oldest first
 };
 
 struct App {
@@ -83,7 +84,7 @@ struct App {
   const ServerOptions options;
   const std::chrono::steady_clock::time_point started = std::chrono::steady_clock::now();
   Budget budget;
-  Reservation base;             // the process itself and the ledger's headroom
+  Reservation base;  // the process itself and the ledger's headroom
   ThreadPool pool;
   ModelRegistry registry;
   ProgressTable progress;
@@ -91,9 +92,9 @@ struct App {
   std::atomic<bool> draining{false};
   // Set by the server before anything runs; both callable from any thread.
   std::function<void(int64_t drain_ms)> stop;
-  std::function<void()> keep_alive_changed;     // a model's time to unload may have moved
-  RunQueue queue;                               // after what its jobs use
-  Worker worker;                                // last: its jobs use all of the above
+  std::function<void()> keep_alive_changed;  // a model's time to unload may have moved
+  RunQueue queue;                            // after what its jobs use
+  Worker worker;                             // last: its jobs use all of the above
 
   // Whether `uid` may see and cancel other users' requests.
   bool may_manage(uint32_t uid) const;

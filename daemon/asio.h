@@ -1,4 +1,5 @@
-// The only include of Boost.Asio: about ten seconds of compile time, so it is kept to the server and its sessions.
+// The only include of Boost.Asio: about ten seconds of compile time, so it is kept to the server
+// and its sessions.
 #pragma once
 
 // gcc 12 takes Asio's own frame allocator for a mismatch when it inlines a coroutine.

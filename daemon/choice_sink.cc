@@ -7,12 +7,14 @@ namespace sluice {
 namespace {
 
 int64_t count_code_points(std::string_view valid_utf8) {
-  return std::count_if(valid_utf8.begin(), valid_utf8.end(), [](char c) { return (c & 0xC0) != 0x80; });
+  return std::count_if(
+      valid_utf8.begin(), valid_utf8.end(), [](char c) { return (c & 0xC0) != 0x80; });
 }
 
 }  // namespace
 
-ChoiceSink::ChoiceSink(const Tokenizer& tokenizer, Options options, Emit emit, OnPrefill on_prefill, OnCount on_count)
+ChoiceSink::ChoiceSink(
+    const Tokenizer& tokenizer, Options options, Emit emit, OnPrefill on_prefill, OnCount on_count)
     : tokenizer_(tokenizer),
       options_(std::move(options)),
       emit_(std::move(emit)),
@@ -35,7 +37,8 @@ TokenLogprob ChoiceSink::describe(const Sampled& token) const {
 void ChoiceSink::on_prefill(int64_t done, int64_t total) { on_prefill_(done, total); }
 
 void ChoiceSink::on_prompt_logprob(int64_t i, const Sampled& token) {
-  if (i > 0 && static_cast<size_t>(i) < prompt_logprobs_.size()) prompt_logprobs_[static_cast<size_t>(i)] = token;
+  if (i > 0 && static_cast<size_t>(i) < prompt_logprobs_.size())
+    prompt_logprobs_[static_cast<size_t>(i)] = token;
 }
 
 void ChoiceSink::emit_echo() {

@@ -13,14 +13,17 @@ namespace sluice {
 namespace {
 
 int64_t unix_seconds() {
-  return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+  return std::chrono::duration_cast<std::chrono::seconds>(
+             std::chrono::system_clock::now().time_since_epoch())
+      .count();
 }
 
 std::chrono::milliseconds ms(int64_t n) { return std::chrono::milliseconds(n); }
 
 }  // namespace
 
-GenerationAnswer::GenerationAnswer(App& app, std::shared_ptr<GenerationJob> job) : app_(app), job_(std::move(job)) {}
+GenerationAnswer::GenerationAnswer(App& app, std::shared_ptr<GenerationJob> job)
+    : app_(app), job_(std::move(job)) {}
 
 void GenerationAnswer::start(std::function<void()> wake) {
   started_ = last_sent_ = SteadyClock::now();
@@ -52,11 +55,13 @@ HeaderList GenerationAnswer::generation_headers(const Snapshot& s) const {
   HeaderList out;
   if (!s.queue_id.empty()) out.emplace_back("Sluice-Request-Id", s.queue_id);
   if (s.position > 0) {
-    out.emplace_back("Sluice-Queue", fmt::format("position={};eta={}", s.position, app_.queue.retry_after_s()));
+    out.emplace_back("Sluice-Queue",
+                     fmt::format("position={};eta={}", s.position, app_.queue.retry_after_s()));
   }
   if (s.spec != nullptr && !s.spec->params.ignored.empty()) {
     std::string names;
-    for (const std::string& name : s.spec->params.ignored) names += (names.empty() ? "" : ", ") + name;
+    for (const std::string& name : s.spec->params.ignored)
+      names += (names.empty() ? "" : ", ") + name;
     out.emplace_back("Sluice-Warning", fmt::format("ignored: {}", names));
   }
   return out;
@@ -75,7 +80,9 @@ AnswerStep GenerationAnswer::head(const Snapshot& s, const char* content_type) {
 
 const AnswerId& GenerationAnswer::answer_id(const GenerationSpec& spec) {
   if (!id_) {
-    id_ = AnswerId{fmt::format("{}-{}", spec.chat ? "chatcmpl" : "cmpl", random_id()), unix_seconds(), spec.model};
+    id_ = AnswerId{fmt::format("{}-{}", spec.chat ? "chatcmpl" : "cmpl", random_id()),
+                   unix_seconds(),
+                   spec.model};
     const auto n = static_cast<size_t>(spec.n_choices());
     role_sent_.resize(n);
     texts_.resize(n);
@@ -88,7 +95,9 @@ AnswerStep GenerationAnswer::next(SteadyClock::time_point now, bool can_chunk) {
   const Snapshot s = job_->snapshot();
   std::vector<Delta> deltas = job_->take();
   if (s.spec == nullptr) {
-    if (s.finished) return error_before_head(s.error.value_or(ApiError{.error = Error{"internal", "no answer was made"}}));
+    if (s.finished)
+      return error_before_head(
+          s.error.value_or(ApiError{.error = Error{"internal", "no answer was made"}}));
     return wait_until(now + std::chrono::hours(1));
   }
   answer_id(*s.spec);
@@ -96,7 +105,9 @@ AnswerStep GenerationAnswer::next(SteadyClock::time_point now, bool can_chunk) {
                                : next_document(now, s, std::move(deltas), can_chunk);
 }
 
-AnswerStep GenerationAnswer::next_event(SteadyClock::time_point now, const Snapshot& s, std::vector<Delta> deltas) {
+AnswerStep GenerationAnswer::next_event(SteadyClock::time_point now,
+                                        const Snapshot& s,
+                                        std::vector<Delta> deltas) {
   AnswerStep step;
   std::string data = events_of(*s.spec, std::move(deltas));
   if (!head_sent_) {
@@ -130,7 +141,8 @@ std::string GenerationAnswer::heartbeat(const Snapshot& s) const {
   const Progress& p = job_->progress();
   const Phase phase = p.phase.load(std::memory_order_relaxed);
   if (phase == Phase::kQueued || phase == Phase::kLoad) {
-    return sse_comment(phase == Phase::kQueued ? fmt::format("sluice queued {}", s.position) : "sluice load");
+    return sse_comment(phase == Phase::kQueued ? fmt::format("sluice queued {}", s.position)
+                                               : "sluice load");
   }
   return sse_comment(fmt::format("sluice {} {}/{}",
                                  phase_name(phase),
@@ -151,7 +163,9 @@ std::string GenerationAnswer::events_of(const GenerationSpec& spec, std::vector<
   return out;
 }
 
-std::string GenerationAnswer::event_of(const GenerationSpec& spec, const Delta& d, const Timings* timings) {
+std::string GenerationAnswer::event_of(const GenerationSpec& spec,
+                                       const Delta& d,
+                                       const Timings* timings) {
   ChunkOptions o;
   o.choice = d.choice;
   o.with_usage_null = spec.params.include_usage;

@@ -1,5 +1,5 @@
-// The answer to a generation request: a stream of events, or one document. Which one is known once a worker has read
-// the request.
+// The answer to a generation request: a stream of events, or one document. Which one is known once
+// a worker has read the request.
 #pragma once
 
 #include <memory>
@@ -24,7 +24,10 @@ class GenerationAnswer final : public LongAnswer {
  private:
   using Snapshot = GenerationJob::Snapshot;
   AnswerStep next_event(SteadyClock::time_point now, const Snapshot& s, std::vector<Delta> deltas);
-  AnswerStep next_document(SteadyClock::time_point now, const Snapshot& s, std::vector<Delta> deltas, bool can_chunk);
+  AnswerStep next_document(SteadyClock::time_point now,
+                           const Snapshot& s,
+                           std::vector<Delta> deltas,
+                           bool can_chunk);
   AnswerStep error_before_head(const ApiError& error);
   AnswerStep head(const Snapshot& s, const char* content_type);
   AnswerStep wait_until(SteadyClock::time_point t) const;
@@ -42,9 +45,9 @@ class GenerationAnswer final : public LongAnswer {
   bool head_sent_ = false;
   bool ended_ = false;
   std::optional<AnswerId> id_;
-  std::vector<bool> role_sent_;          // of each choice
-  std::optional<Delta> last_finish_;     // held until the timings are known
-  std::vector<ChoiceText> texts_;        // of a document
+  std::vector<bool> role_sent_;       // of each choice
+  std::optional<Delta> last_finish_;  // held until the timings are known
+  std::vector<ChoiceText> texts_;     // of a document
 };
 
 }  // namespace sluice

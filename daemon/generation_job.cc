@@ -14,7 +14,8 @@
 namespace sluice {
 namespace {
 
-int64_t ms_between(std::chrono::steady_clock::time_point a, std::chrono::steady_clock::time_point b) {
+int64_t ms_between(std::chrono::steady_clock::time_point a,
+                   std::chrono::steady_clock::time_point b) {
   return std::chrono::duration_cast<std::chrono::milliseconds>(b - a).count();
 }
 
@@ -27,9 +28,12 @@ size_t weight(const Delta& d) {
 
 Priority queue_priority(RequestPriority p) {
   switch (p) {
-    case RequestPriority::kHigh: return Priority::kHigh;
-    case RequestPriority::kLow: return Priority::kLow;
-    case RequestPriority::kNormal: break;
+    case RequestPriority::kHigh:
+      return Priority::kHigh;
+    case RequestPriority::kLow:
+      return Priority::kLow;
+    case RequestPriority::kNormal:
+      break;
   }
   return Priority::kNormal;
 }
@@ -44,7 +48,8 @@ SamplingParams sampling_of(const GenerationParams& p, uint64_t seed) {
   s.repetition_penalty = static_cast<float>(p.repetition_penalty);
   s.presence_penalty = static_cast<float>(p.presence_penalty);
   s.frequency_penalty = static_cast<float>(p.frequency_penalty);
-  for (const auto& [id, bias] : p.logit_bias) s.logit_bias.emplace_back(static_cast<TokenId>(id), static_cast<float>(bias));
+  for (const auto& [id, bias] : p.logit_bias)
+    s.logit_bias.emplace_back(static_cast<TokenId>(id), static_cast<float>(bias));
   s.seed = seed;
   return s;
 }
@@ -138,12 +143,15 @@ void GenerationJob::prepare() {
     if (!prepared) finish(api_error(std::move(prepared).error()));
   } catch (const std::exception& e) {
     spdlog::error("a request failed while it was read: {} request={}", e.what(), request_id_);
-    finish(ApiError{.error = Error{"internal", "the daemon failed on this request; its log says more"}});
+    finish(ApiError{.error =
+                        Error{"internal", "the daemon failed on this request; its log says more"}});
   }
 }
 
 Result<GenerationSpec> GenerationJob::read_spec() {
-  SLUICE_TRY(const auto body, parse_json(body_, JsonLimits{app_.options.http.json_depth, app_.options.http.json_values}));
+  SLUICE_TRY(
+      const auto body,
+      parse_json(body_, JsonLimits{app_.options.http.json_depth, app_.options.http.json_values}));
   std::string().swap(body_);
   GenerationSpec spec;
   spec.chat = chat_;
@@ -168,7 +176,8 @@ Result<void> GenerationJob::prepare_all() {
   SLUICE_TRY(ctx_limit_, app_.registry.context_of(*entry_, spec_.params.ctx));
   const ChatInput chat = std::exchange(spec_.chat_input, {});
   {
-    // Heartbeats may begin while a slow disk gives us the tokenizer. From here on spec_ is constant.
+    // Heartbeats may begin while a slow disk gives us the tokenizer. From here on spec_ is
+    // constant.
     const std::lock_guard lock(mutex_);
     spec_ready_ = true;
   }
@@ -187,7 +196,10 @@ Result<void> GenerationJob::tokenize(const ChatInput& chat) {
     const auto n = static_cast<int64_t>(prompt.ids.size());
     if (n > room) {
       Error e{"context_length_exceeded",
-              fmt::format("the prompt has {} tokens, the context holds {} and one must stay free for the answer", n, *ctx_limit_),
+              fmt::format("the prompt has {} tokens, the context holds {} and one must stay free "
+                          "for the answer",
+                          n,
+                          *ctx_limit_),
               "shorten the prompt or raise ctx"};
       e.field = chat_ ? "messages" : "prompt";
       return e;
@@ -221,7 +233,9 @@ Result<void> GenerationJob::submit() {
   job.cancel = cancel_;
   // The job holds us until it has run or was dropped.
   job.work = [self = shared_from_this()] { self->run(); };
-  job.dropped = [self = shared_from_this()] { self->finish(self->api_error(Error{"cancelled", "the request was cancelled"})); };
+  job.dropped = [self = shared_from_this()] {
+    self->finish(self->api_error(Error{"cancelled", "the request was cancelled"}));
+  };
   SLUICE_TRY(const auto ticket, app_.queue.submit(std::move(job)));
   app_.progress.add(ticket.id, progress_);
   std::function<void()> wake;
@@ -254,7 +268,8 @@ void GenerationJob::run() {
     if (!done) error = api_error(std::move(done).error());
   } catch (const std::exception& e) {
     spdlog::error("a generation failed: {} request={}", e.what(), request_id_);
-    error = ApiError{.error = Error{"internal", "the daemon failed on this request; its log says more"}};
+    error = ApiError{.error =
+                         Error{"internal", "the daemon failed on this request; its log says more"}};
   }
   loaded.value().reset();
   app_.registry.release(entry_, spec_.params.keep_alive_ms, true);
@@ -286,8 +301,10 @@ Result<void> GenerationJob::generate_all(LoadedModel& loaded) {
   usage_ = {prompt_tokens, sum.completion_tokens, sum.cached_tokens};
   timings_.prefill_ms = static_cast<int64_t>(sum.prefill_ms);
   timings_.decode_ms = static_cast<int64_t>(sum.decode_ms);
-  if (sum.prefill_ms > 0) timings_.prefill_tps = static_cast<double>(sum.computed_tokens) * 1000 / sum.prefill_ms;
-  if (sum.decode_ms > 0) timings_.decode_tps = static_cast<double>(sum.completion_tokens) * 1000 / sum.decode_ms;
+  if (sum.prefill_ms > 0)
+    timings_.prefill_tps = static_cast<double>(sum.computed_tokens) * 1000 / sum.prefill_ms;
+  if (sum.decode_ms > 0)
+    timings_.decode_tps = static_cast<double>(sum.completion_tokens) * 1000 / sum.decode_ms;
   return success();
 }
 
@@ -307,7 +324,10 @@ GenerationRequest GenerationJob::engine_request(const PromptIds& prompt, int64_t
   return r;
 }
 
-Result<void> GenerationJob::generate_choice(Engine& engine, const PromptIds& prompt, int64_t choice, Sums& sum) {
+Result<void> GenerationJob::generate_choice(Engine& engine,
+                                            const PromptIds& prompt,
+                                            int64_t choice,
+                                            Sums& sum) {
   const GenerationRequest request = engine_request(prompt, choice);
   progress_->set(Phase::kPrefill, 0, static_cast<int64_t>(request.prompt.size()));
   ChoiceSink::Options options;
@@ -347,8 +367,8 @@ bool GenerationJob::emit(Delta delta) {
   std::function<void()> wake;
   {
     std::unique_lock lock(mutex_);
-    // A plain answer is taken as it comes too: only a client that does not read makes a stream wait here.
-    // Looked at now and then besides being told: the queue sets the cancel token without us.
+    // A plain answer is taken as it comes too: only a client that does not read makes a stream wait
+    // here. Looked at now and then besides being told: the queue sets the cancel token without us.
     while (buffered_bytes_ >= app_.options.http.stream_buffer_bytes && !cancel_->cancelled()) {
       drained_.wait_for(lock, std::chrono::milliseconds(100));
     }

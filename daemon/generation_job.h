@@ -1,6 +1,7 @@
-// One chat or completion request on its way: read and tokenized on a worker, admitted to the run queue, generated on the
-// queue's thread, taken piece by piece by the session. The generating thread waits while the session holds more than the
-// stream's buffer. Thread-safe; lives as long as the longest of its users.
+// One chat or completion request on its way: read and tokenized on a worker, admitted to the run
+// queue, generated on the queue's thread, taken piece by piece by the session. The generating
+// thread waits while the session holds more than the stream's buffer. Thread-safe; lives as long as
+// the longest of its users.
 #pragma once
 
 #include <chrono>
@@ -25,17 +26,17 @@ struct Delta {
   int64_t choice = 0;
   std::string text{};
   std::vector<TokenLogprob> logprobs{};
-  std::string finish{};               // not empty: the last one of this choice
+  std::string finish{};  // not empty: the last one of this choice
 };
 
 // What the request asks for; fixed once it has been read.
 struct GenerationSpec {
   bool chat = true;
   GenerationParams params;
-  ChatInput chat_input;              // chat
-  std::vector<Prompt> prompts;       // completion
+  ChatInput chat_input;         // chat
+  std::vector<Prompt> prompts;  // completion
   bool echo = false;
-  std::string model;                 // the name that was resolved
+  std::string model;  // the name that was resolved
 
   int64_t n_choices() const { return (chat ? 1 : static_cast<int64_t>(prompts.size())) * params.n; }
 };
@@ -46,16 +47,17 @@ class GenerationJob : public std::enable_shared_from_this<GenerationJob> {
 
   // `wake` is called from other threads whenever snapshot() or take() may say something new.
   void start(std::function<void()> wake);
-  // The client is gone. The generation stops within one block's compute; a waiting one leaves the queue.
+  // The client is gone. The generation stops within one block's compute; a waiting one leaves the
+  // queue.
   void cancel();
 
   struct Snapshot {
-    const GenerationSpec* spec = nullptr;   // null until the request has been read; then constant
-    bool finished = false;                  // no delta comes any more
-    std::optional<ApiError> error;          // of a finished one
-    std::string queue_id;                   // "r-0192", empty until admitted
-    size_t position = 0;                    // at admission; 0: it could run at once
-    Usage usage;                            // of a finished one
+    const GenerationSpec* spec = nullptr;  // null until the request has been read; then constant
+    bool finished = false;                 // no delta comes any more
+    std::optional<ApiError> error;         // of a finished one
+    std::string queue_id;                  // "r-0192", empty until admitted
+    size_t position = 0;                   // at admission; 0: it could run at once
+    Usage usage;                           // of a finished one
     Timings timings;
   };
   Snapshot snapshot() const;
@@ -96,7 +98,7 @@ class GenerationJob : public std::enable_shared_from_this<GenerationJob> {
   const uint32_t uid_;
   const std::string request_id_;
   const RequestKey key_;
-  std::string body_;                        // dropped once read
+  std::string body_;  // dropped once read
   const std::chrono::steady_clock::time_point arrived_ = std::chrono::steady_clock::now();
   const std::shared_ptr<Progress> progress_ = std::make_shared<Progress>();
   const std::shared_ptr<CancelToken> cancel_ = std::make_shared<CancelToken>();

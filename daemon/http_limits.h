@@ -1,4 +1,5 @@
-// Limits of the HTTP side (RELIABILITY section 3). Durations are total deadlines unless called idle.
+// Limits of the HTTP side (RELIABILITY section 3). Durations are total deadlines unless called
+// idle.
 #pragma once
 
 #include <cstddef>

@@ -16,13 +16,13 @@ using HeaderList = std::vector<std::pair<std::string, std::string>>;
 
 struct HttpRequest {
   std::string method;
-  std::string path;         // raw (not percent-decoded), without the query
-  std::string query;        // raw, without '?'
-  int minor_version = 1;    // HTTP/1.0 or HTTP/1.1
-  HeaderList headers;       // names in lower case, values trimmed
+  std::string path;       // raw (not percent-decoded), without the query
+  std::string query;      // raw, without '?'
+  int minor_version = 1;  // HTTP/1.0 or HTTP/1.1
+  HeaderList headers;     // names in lower case, values trimmed
   std::string body;
-  uint32_t uid = 0;         // of the peer, at connect time
-  std::string id;           // X-Request-Id
+  uint32_t uid = 0;  // of the peer, at connect time
+  std::string id;    // X-Request-Id
   bool keep_alive = true;
 
   // The first header of that (lower-case) name; empty when absent.
@@ -36,7 +36,7 @@ struct HttpRequest {
 
 struct HttpResponse {
   int status = 200;
-  HeaderList headers;       // besides Content-Length, Connection, X-Request-Id
+  HeaderList headers;  // besides Content-Length, Connection, X-Request-Id
   std::string body;
 };
 

@@ -11,7 +11,7 @@
 namespace sluice {
 namespace {
 
-constexpr size_t kMaxEmptyLines = 2;      // RFC 9112 2.2 asks for one
+constexpr size_t kMaxEmptyLines = 2;  // RFC 9112 2.2 asks for one
 constexpr size_t kMaxChunkLine = 256;
 constexpr size_t kMaxTrailerBytes = 4096;
 
@@ -23,7 +23,9 @@ bool is_token_char(char c) {
   return u != 0 && std::string_view("!#$%&'*+-.^_`|~").find(c) != std::string_view::npos;
 }
 
-bool is_token(std::string_view s) { return !s.empty() && std::all_of(s.begin(), s.end(), is_token_char); }
+bool is_token(std::string_view s) {
+  return !s.empty() && std::all_of(s.begin(), s.end(), is_token_char);
+}
 
 std::string lower(std::string_view s) {
   std::string out(s);
@@ -49,22 +51,26 @@ int hex_digit(char c) {
 Result<int> minor_version(std::string_view version) {
   if (version == "HTTP/1.1") return 1;
   if (version == "HTTP/1.0") return 0;
-  const bool shaped = version.size() == 8 && version.starts_with("HTTP/") && version[6] == '.' && version[5] >= '0' &&
-                      version[5] <= '9' && version[7] >= '0' && version[7] <= '9';
-  if (shaped) return Error{"http_version", fmt::format("{} is not spoken here", version), "use HTTP/1.1"};
+  const bool shaped = version.size() == 8 && version.starts_with("HTTP/") && version[6] == '.' &&
+                      version[5] >= '0' && version[5] <= '9' && version[7] >= '0' &&
+                      version[7] <= '9';
+  if (shaped)
+    return Error{"http_version", fmt::format("{} is not spoken here", version), "use HTTP/1.1"};
   return bad("the request line does not end in an HTTP version");
 }
 
 Result<void> parse_target(std::string_view target, HttpRequest& r) {
   for (const char c : target) {
-    if (c < 0x21 || c > 0x7e) return bad("the request target holds a byte that must be percent-encoded");
+    if (c < 0x21 || c > 0x7e)
+      return bad("the request target holds a byte that must be percent-encoded");
   }
   constexpr std::string_view kHttp = "http://";
   if (target.starts_with(kHttp)) {
     const size_t slash = target.find('/', kHttp.size());
     target = slash == std::string_view::npos ? std::string_view("/") : target.substr(slash);
   }
-  if (!target.starts_with('/') && r.method != "CONNECT" && !(target == "*" && r.method == "OPTIONS")) {
+  if (!target.starts_with('/') && r.method != "CONNECT" &&
+      !(target == "*" && r.method == "OPTIONS")) {
     return bad("the request target does not start with /");
   }
   target = target.substr(0, target.find('#'));
@@ -77,11 +83,13 @@ Result<void> parse_target(std::string_view target, HttpRequest& r) {
 Result<void> parse_request_line(std::string_view line, HttpRequest& r) {
   const size_t first = line.find(' ');
   const size_t last = line.rfind(' ');
-  if (first == std::string_view::npos || first == last) return bad("the request line is not METHOD TARGET VERSION");
+  if (first == std::string_view::npos || first == last)
+    return bad("the request line is not METHOD TARGET VERSION");
   const std::string_view target = line.substr(first + 1, last - first - 1);
   r.method = line.substr(0, first);
   if (!is_token(r.method)) return bad("the method holds characters that are not allowed");
-  if (target.empty() || target.find(' ') != std::string_view::npos) return bad("the request target holds a space");
+  if (target.empty() || target.find(' ') != std::string_view::npos)
+    return bad("the request target holds a space");
   SLUICE_TRY(r.minor_version, minor_version(line.substr(last + 1)));
   constexpr std::array<std::string_view, 9> kMethods = {
       "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE"};
@@ -92,7 +100,8 @@ Result<void> parse_request_line(std::string_view line, HttpRequest& r) {
 }
 
 Result<void> parse_header_line(std::string_view line, HttpRequest& r) {
-  if (line.front() == ' ' || line.front() == '\t') return bad("folded header lines are not allowed");
+  if (line.front() == ' ' || line.front() == '\t')
+    return bad("folded header lines are not allowed");
   const size_t colon = line.find(':');
   if (colon == std::string_view::npos) return bad("a header line has no colon");
   const std::string_view name = line.substr(0, colon);
@@ -113,13 +122,16 @@ Result<std::optional<std::string_view>> single(const HttpRequest& r, std::string
 }
 
 Result<uint64_t> content_length(std::string_view text, uint64_t max_bytes) {
-  if (text.empty() || !std::all_of(text.begin(), text.end(), [](char c) { return c >= '0' && c <= '9'; })) {
+  if (text.empty() ||
+      !std::all_of(text.begin(), text.end(), [](char c) { return c >= '0' && c <= '9'; })) {
     return bad("Content-Length is not a number");
   }
   uint64_t n = 0;
   const auto [end, ec] = std::from_chars(text.data(), text.data() + text.size(), n);
   if (ec != std::errc() || end != text.data() + text.size() || n > max_bytes) {
-    return Error{"body_too_large", fmt::format("the body has {} bytes, {} are allowed", escape_text(text, 24), max_bytes)};
+    return Error{
+        "body_too_large",
+        fmt::format("the body has {} bytes, {} are allowed", escape_text(text, 24), max_bytes)};
   }
   return n;
 }
@@ -180,10 +192,12 @@ Result<std::optional<size_t>> HeadScanner::scan(std::string_view buffer) {
       }
       line_bytes_ = 0;
       if (lines_ > 0 && (header_bytes_ += 2) > limits_.header_bytes) {
-        return Error{"headers_too_large", fmt::format("the headers have more than {} bytes", limits_.header_bytes)};
+        return Error{"headers_too_large",
+                     fmt::format("the headers have more than {} bytes", limits_.header_bytes)};
       }
       if (++lines_ > limits_.header_count + 1) {
-        return Error{"headers_too_large", fmt::format("more than {} headers", limits_.header_count)};
+        return Error{"headers_too_large",
+                     fmt::format("more than {} headers", limits_.header_count)};
       }
       continue;
     }
@@ -191,10 +205,13 @@ Result<std::optional<size_t>> HeadScanner::scan(std::string_view buffer) {
     if ((u < 0x20 && c != '\t') || u == 0x7f) return bad("a control byte in the request's head");
     ++line_bytes_;
     if (lines_ == 0 && line_bytes_ > limits_.request_line_bytes) {
-      return Error{"uri_too_long", fmt::format("the request line has more than {} bytes", limits_.request_line_bytes)};
+      return Error{
+          "uri_too_long",
+          fmt::format("the request line has more than {} bytes", limits_.request_line_bytes)};
     }
     if (lines_ > 0 && ++header_bytes_ > limits_.header_bytes) {
-      return Error{"headers_too_large", fmt::format("the headers have more than {} bytes", limits_.header_bytes)};
+      return Error{"headers_too_large",
+                   fmt::format("the headers have more than {} bytes", limits_.header_bytes)};
     }
   }
   return std::optional<size_t>();
@@ -208,7 +225,7 @@ Result<ParsedHead> parse_head(std::string_view head, const HttpLimits& limits) {
     if (end == std::string_view::npos) return bad("the request's head is cut short");
     const std::string_view line = head.substr(0, end);
     head.remove_prefix(end + 2);
-    if (line.empty()) continue;      // before the request line, or the end
+    if (line.empty()) continue;  // before the request line, or the end
     if (first) {
       SLUICE_TRY(parse_request_line(line, out.request));
     } else {
@@ -218,7 +235,8 @@ Result<ParsedHead> parse_head(std::string_view head, const HttpLimits& limits) {
   }
   if (first) return bad("no request line");
   SLUICE_TRY(const auto host, single(out.request, "host"));
-  if (!host && out.request.minor_version == 1) return bad("an HTTP/1.1 request needs a Host header");
+  if (!host && out.request.minor_version == 1)
+    return bad("an HTTP/1.1 request needs a Host header");
   out.request.keep_alive = wants_keep_alive(out.request);
   SLUICE_TRY(out.body, plan_body(out.request, limits));
   return out;
@@ -227,7 +245,8 @@ Result<ParsedHead> parse_head(std::string_view head, const HttpLimits& limits) {
 Result<void> ChunkedReader::size_line(std::string_view line) {
   const std::string_view digits = line.substr(0, line.find(';'));
   for (const char c : line) {
-    if (static_cast<unsigned char>(c) < 0x20 && c != '\t') return bad("a control byte in a chunk's size line");
+    if (static_cast<unsigned char>(c) < 0x20 && c != '\t')
+      return bad("a control byte in a chunk's size line");
   }
   if (digits.empty() || digits.size() > 16) return bad("a chunk size is not a hexadecimal number");
   uint64_t n = 0;
@@ -237,7 +256,8 @@ Result<void> ChunkedReader::size_line(std::string_view line) {
     n = n << 4 | static_cast<uint64_t>(d);
   }
   if (n > max_body_bytes_ || total_ + n > max_body_bytes_) {
-    return Error{"body_too_large", fmt::format("the body has more than the {} bytes allowed", max_body_bytes_)};
+    return Error{"body_too_large",
+                 fmt::format("the body has more than the {} bytes allowed", max_body_bytes_)};
   }
   total_ += n;
   left_ = n;
@@ -254,7 +274,8 @@ Result<bool> ChunkedReader::feed(std::string& buffer, std::string& body) {
       if (rest.size() >= limit + 2) return bad("a line of the chunked body is too long");
       return std::optional<std::string_view>();
     }
-    if (lf == 0 || rest[lf - 1] != '\r') return bad("a line of the chunked body does not end in CR LF");
+    if (lf == 0 || rest[lf - 1] != '\r')
+      return bad("a line of the chunked body does not end in CR LF");
     at += lf + 1;
     return std::optional<std::string_view>(rest.substr(0, lf - 1));
   };
@@ -294,12 +315,14 @@ Result<bool> ChunkedReader::feed(std::string& buffer, std::string& body) {
         if (!line) break;
         trailer_bytes_ += line->size() + 2;
         if (trailer_bytes_ > kMaxTrailerBytes) {
-          return Error{"headers_too_large", fmt::format("trailers of more than {} bytes", kMaxTrailerBytes)};
+          return Error{"headers_too_large",
+                       fmt::format("trailers of more than {} bytes", kMaxTrailerBytes)};
         }
         if (line->empty()) state_ = State::kDone;
         break;
       }
-      case State::kDone: break;
+      case State::kDone:
+        break;
     }
   }
   buffer.erase(0, at);

@@ -32,7 +32,8 @@ Result<void> check_content(const ParsedHead& head) {
   if (!has_body) return success();
   const std::string coding = lower(head.request.header("content-encoding"));
   if (!coding.empty() && coding != "identity") {
-    return Error{"unsupported_media_type", fmt::format("Content-Encoding {} is not understood", escape_text(coding))};
+    return Error{"unsupported_media_type",
+                 fmt::format("Content-Encoding {} is not understood", escape_text(coding))};
   }
   const std::string type = lower(head.request.header("content-type"));
   if (head.request.method != "POST" || type.empty()) return success();
@@ -44,7 +45,8 @@ Result<void> check_content(const ParsedHead& head) {
                  "send Content-Type: application/json"};
   }
   const size_t charset = type.find("charset=");
-  if (charset != std::string::npos && !std::string_view(type).substr(charset + 8).starts_with("utf-8") &&
+  if (charset != std::string::npos &&
+      !std::string_view(type).substr(charset + 8).starts_with("utf-8") &&
       !std::string_view(type).substr(charset + 8).starts_with("\"utf-8\"")) {
     return Error{"unsupported_media_type", "JSON is read as UTF-8 only"};
   }
@@ -89,18 +91,20 @@ HttpSession::HttpSession(LocalSocket socket, SessionShared& shared, uint32_t uid
 HttpSession::~HttpSession() = default;
 
 void HttpSession::start(std::function<void()> on_end) {
-  asio::co_spawn(socket_.get_executor(), serve(), [self = shared_from_this(), on_end = std::move(on_end)](std::exception_ptr e) {
-    // Our own handlers catch theirs; what comes here is the library's or memory's.
-    if (e) {
-      try {
-        std::rethrow_exception(e);
-      } catch (const std::exception& ex) {
-        spdlog::error("a connection failed: {}", ex.what());
-      }
-    }
-    self->close();
-    on_end();
-  });
+  asio::co_spawn(socket_.get_executor(),
+                 serve(),
+                 [self = shared_from_this(), on_end = std::move(on_end)](std::exception_ptr e) {
+                   // Our own handlers catch theirs; what comes here is the library's or memory's.
+                   if (e) {
+                     try {
+                       std::rethrow_exception(e);
+                     } catch (const std::exception& ex) {
+                       spdlog::error("a connection failed: {}", ex.what());
+                     }
+                   }
+                   self->close();
+                   on_end();
+                 });
 }
 
 void HttpSession::set_stage(Stage stage) {
@@ -108,7 +112,9 @@ void HttpSession::set_stage(Stage stage) {
   stage_since_ = SteadyClock::now();
 }
 
-void HttpSession::set_deadline(int64_t ms) { deadline_ = SteadyClock::now() + std::chrono::milliseconds(ms); }
+void HttpSession::set_deadline(int64_t ms) {
+  deadline_ = SteadyClock::now() + std::chrono::milliseconds(ms);
+}
 
 void HttpSession::sweep(SteadyClock::time_point now) {
   if (now < deadline_) return;
@@ -126,7 +132,7 @@ void HttpSession::close() {
 
 // Waits for input with no buffer of its own, so that an idle connection costs no memory.
 asio::awaitable<bool> HttpSession::fill() {
-  static std::array<char, kReadBytes> scratch;   // io thread only; not held over a suspension
+  static std::array<char, kReadBytes> scratch;  // io thread only; not held over a suspension
   for (;;) {
     boost::system::error_code ec;
     const size_t n = socket_.read_some(asio::buffer(scratch), ec);
@@ -160,13 +166,17 @@ asio::awaitable<Result<std::optional<ParsedHead>>> HttpSession::read_head() {
     }
     const bool more = co_await fill();
     if (more) continue;
-    if (timed_out_ && stage_ == Stage::kHead) co_return Error{"request_timeout", "the request's head did not come in time"};
-    if (!timed_out_ && scanner.started()) co_return Error{"invalid_request", "the request's head ends early"};
+    if (timed_out_ && stage_ == Stage::kHead)
+      co_return Error{"request_timeout", "the request's head did not come in time"};
+    if (!timed_out_ && scanner.started())
+      co_return Error{"invalid_request", "the request's head ends early"};
     co_return std::optional<ParsedHead>();
   }
 }
 
-asio::awaitable<Result<bool>> HttpSession::read_body(const BodyPlan& plan, BodyHold& hold, std::string& body) {
+asio::awaitable<Result<bool>> HttpSession::read_body(const BodyPlan& plan,
+                                                     BodyHold& hold,
+                                                     std::string& body) {
   set_stage(Stage::kBody);
   const auto total = SteadyClock::now() + std::chrono::milliseconds(limits_.body_total_ms);
   if (plan.expects_continue) {
@@ -180,15 +190,18 @@ asio::awaitable<Result<bool>> HttpSession::read_body(const BodyPlan& plan, BodyH
       if (!done) co_return std::move(done).error();
       if (done.value()) co_return true;
     } else {
-      const size_t n = static_cast<size_t>(std::min<uint64_t>(plan.length - body.size(), buffer_.size()));
+      const size_t n =
+          static_cast<size_t>(std::min<uint64_t>(plan.length - body.size(), buffer_.size()));
       body.append(buffer_, 0, n);
       buffer_.erase(0, n);
       if (body.size() == plan.length) co_return true;
     }
-    if (auto held = hold.grow_to(body.size() + buffer_.size(), limits_.bodies_in_flight_bytes); !held) {
+    if (auto held = hold.grow_to(body.size() + buffer_.size(), limits_.bodies_in_flight_bytes);
+        !held) {
       co_return std::move(held).error();
     }
-    deadline_ = std::min(total, SteadyClock::now() + std::chrono::milliseconds(limits_.body_idle_ms));
+    deadline_ =
+        std::min(total, SteadyClock::now() + std::chrono::milliseconds(limits_.body_idle_ms));
     const bool more = co_await fill();
     if (more) continue;
     if (timed_out_) co_return Error{"request_timeout", "the request's body did not come in time"};
@@ -230,7 +243,7 @@ asio::awaitable<bool> HttpSession::serve_one() {
 
 asio::awaitable<bool> HttpSession::answer(HttpRequest request) {
   const auto begun = SteadyClock::now();
-  HttpRequest line;      // what is needed after the route has taken the request
+  HttpRequest line;  // what is needed after the route has taken the request
   line.method = request.method;
   line.path = request.path;
   line.minor_version = request.minor_version;
@@ -241,7 +254,8 @@ asio::awaitable<bool> HttpSession::answer(HttpRequest request) {
     made = route(shared_.app, std::move(request));
   } catch (const std::exception& e) {
     spdlog::error("a request failed: {} request={}", e.what(), line.id);
-    made = error_response(Error{"internal", "the daemon failed on this request; its log says more"}, line.id);
+    made = error_response(Error{"internal", "the daemon failed on this request; its log says more"},
+                          line.id);
   }
   bool keep = false;
   if (auto* response = std::get_if<HttpResponse>(&*made)) {
@@ -249,19 +263,22 @@ asio::awaitable<bool> HttpSession::answer(HttpRequest request) {
   } else {
     keep = co_await run_long(std::get<std::shared_ptr<LongAnswer>>(*made), line);
   }
-  spdlog::debug("answered method={} path={} uid={} ms={} request={}",
-                line.method,
-                escape_text(line.path),
-                uid_,
-                std::chrono::duration_cast<std::chrono::milliseconds>(SteadyClock::now() - begun).count(),
-                line.id);
+  spdlog::debug(
+      "answered method={} path={} uid={} ms={} request={}",
+      line.method,
+      escape_text(line.path),
+      uid_,
+      std::chrono::duration_cast<std::chrono::milliseconds>(SteadyClock::now() - begun).count(),
+      line.id);
   co_return keep;
 }
 
-asio::awaitable<bool> HttpSession::run_long(std::shared_ptr<LongAnswer> answer, const HttpRequest& request) {
+asio::awaitable<bool> HttpSession::run_long(std::shared_ptr<LongAnswer> answer,
+                                            const HttpRequest& request) {
   if (!watching_) {
     watching_ = true;
-    asio::co_spawn(socket_.get_executor(), watch_hangup(), [self = shared_from_this()](std::exception_ptr) {});
+    asio::co_spawn(
+        socket_.get_executor(), watch_hangup(), [self = shared_from_this()](std::exception_ptr) {});
   }
   const auto executor = socket_.get_executor();
   // Posted to this thread, so that it cannot fall between looking at the answer and waiting for it.
@@ -293,7 +310,8 @@ asio::awaitable<bool> HttpSession::run_long(std::shared_ptr<LongAnswer> answer, 
       }
       case AnswerStep::Kind::kHead: {
         keep = request.keep_alive && chunked;
-        std::string out = head_text(step.response, request, chunked ? "Transfer-Encoding: chunked\r\n" : "", !keep);
+        std::string out = head_text(
+            step.response, request, chunked ? "Transfer-Encoding: chunked\r\n" : "", !keep);
         out += framed(step.data);
         sent = co_await write(out);
         last = false;
@@ -308,9 +326,10 @@ asio::awaitable<bool> HttpSession::run_long(std::shared_ptr<LongAnswer> answer, 
         sent = co_await write(framed(step.data) + (chunked ? "0\r\n\r\n" : ""));
         if (step.kind == AnswerStep::Kind::kEndClose) keep = false;
         break;
-      case AnswerStep::Kind::kAbort: break;
+      case AnswerStep::Kind::kAbort:
+        break;
     }
-    if (last) co_return sent && keep;
+    if (last) co_return sent&& keep;
     if (!sent) break;
   }
   // Gone, or not reading for too long: either way nobody waits for this answer.
@@ -322,19 +341,26 @@ std::string HttpSession::head_text(const HttpResponse& response,
                                    const HttpRequest& request,
                                    std::string_view framing,
                                    bool close) const {
-  std::string out = fmt::format("HTTP/1.1 {} {}\r\n", response.status, status_text(response.status));
-  for (const auto& [name, value] : response.headers) fmt::format_to(std::back_inserter(out), "{}: {}\r\n", name, value);
+  std::string out =
+      fmt::format("HTTP/1.1 {} {}\r\n", response.status, status_text(response.status));
+  for (const auto& [name, value] : response.headers)
+    fmt::format_to(std::back_inserter(out), "{}: {}\r\n", name, value);
   out += framing;
-  fmt::format_to(std::back_inserter(out), "X-Request-Id: {}\r\nConnection: {}\r\n\r\n", request.id, close ? "close" : "keep-alive");
+  fmt::format_to(std::back_inserter(out),
+                 "X-Request-Id: {}\r\nConnection: {}\r\n\r\n",
+                 request.id,
+                 close ? "close" : "keep-alive");
   return out;
 }
 
-asio::awaitable<bool> HttpSession::respond(const HttpResponse& response, const HttpRequest& request) {
+asio::awaitable<bool> HttpSession::respond(const HttpResponse& response,
+                                           const HttpRequest& request) {
   const bool keep = request.keep_alive && request.minor_version == 1;
-  std::string out = head_text(response, request, fmt::format("Content-Length: {}\r\n", response.body.size()), !keep);
+  std::string out = head_text(
+      response, request, fmt::format("Content-Length: {}\r\n", response.body.size()), !keep);
   if (request.method != "HEAD") out += response.body;
   const bool sent = co_await write(out);
-  co_return sent && keep;
+  co_return sent&& keep;
 }
 
 // The bytes that follow cannot be trusted: the answer is the last one.
@@ -360,7 +386,7 @@ asio::awaitable<bool> HttpSession::write(std::string_view data) {
     }
     ok = ec == asio::error::would_block || ec == asio::error::try_again;
     if (!ok) break;
-    set_deadline(limits_.write_ms);      // without progress
+    set_deadline(limits_.write_ms);  // without progress
     const auto [wait_ec] = co_await socket_.async_wait(LocalSocket::wait_write, kAwait);
     ok = !wait_ec && !timed_out_;
     if (!ok) break;
@@ -375,8 +401,8 @@ bool HttpSession::peer_hung_up() {
   return ::poll(&p, 1, 0) > 0 && (p.revents & (POLLHUP | POLLERR | POLLNVAL)) != 0;
 }
 
-// A closed connection is seen while we only wait, in whatever phase; a client that merely stopped sending (half-close)
-// still reads and is served.
+// A closed connection is seen while we only wait, in whatever phase; a client that merely stopped
+// sending (half-close) still reads and is served.
 asio::awaitable<void> HttpSession::watch_hangup() {
   const auto self = shared_from_this();
   asio::steady_timer pause(socket_.get_executor());

@@ -1,5 +1,6 @@
-// One connection: reads requests strictly, one after the other, and writes their answers in order. Lives on the io
-// thread only. Everything it waits for has a deadline, which the server's sweep enforces.
+// One connection: reads requests strictly, one after the other, and writes their answers in order.
+// Lives on the io thread only. Everything it waits for has a deadline, which the server's sweep
+// enforces.
 #pragma once
 
 #include <chrono>
@@ -20,7 +21,7 @@ namespace sluice {
 struct SessionShared {
   App& app;
   uint64_t bodies_in_flight_bytes = 0;
-  size_t answering = 0;            // sessions that owe an answer
+  size_t answering = 0;  // sessions that owe an answer
 };
 
 class HttpSession : public std::enable_shared_from_this<HttpSession> {
@@ -47,8 +48,8 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
 
   asio::awaitable<void> serve();
   asio::awaitable<bool> serve_one();
-  asio::awaitable<bool> fill();                              // false: end of input, error or deadline
-  asio::awaitable<Result<std::optional<ParsedHead>>> read_head();   // nullopt: the client is done
+  asio::awaitable<bool> fill();  // false: end of input, error or deadline
+  asio::awaitable<Result<std::optional<ParsedHead>>> read_head();  // nullopt: the client is done
   asio::awaitable<Result<bool>> read_body(const BodyPlan& plan, BodyHold& hold, std::string& body);
   asio::awaitable<bool> answer(HttpRequest request);
   asio::awaitable<bool> run_long(std::shared_ptr<LongAnswer> answer, const HttpRequest& request);
@@ -56,7 +57,10 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   asio::awaitable<bool> refuse(Error error);
   asio::awaitable<bool> write(std::string_view data);
   asio::awaitable<void> watch_hangup();
-  std::string head_text(const HttpResponse& response, const HttpRequest& request, std::string_view framing, bool close) const;
+  std::string head_text(const HttpResponse& response,
+                        const HttpRequest& request,
+                        std::string_view framing,
+                        bool close) const;
   void set_stage(Stage stage);
   void set_deadline(int64_t ms);
   bool peer_hung_up();
@@ -65,14 +69,14 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   SessionShared& shared_;
   const HttpLimits& limits_;
   const uint32_t uid_;
-  std::string buffer_;                       // received, not yet taken
+  std::string buffer_;  // received, not yet taken
   Stage stage_ = Stage::kIdle;
   std::chrono::steady_clock::time_point stage_since_;
   std::chrono::steady_clock::time_point deadline_ = std::chrono::steady_clock::time_point::max();
   bool timed_out_ = false;
   bool peer_gone_ = false;
   bool watching_ = false;
-  asio::steady_timer wake_;                  // of a long answer
+  asio::steady_timer wake_;  // of a long answer
 };
 
 }  // namespace sluice

@@ -37,7 +37,7 @@ ModelFacts facts_of(const CheckedModel& m) {
     f.file_bytes += static_cast<int64_t>(part.file_bytes);
     f.parts.push_back(part.path);
   }
-  uint64_t parameters = 0;      // the reader has checked every product
+  uint64_t parameters = 0;  // the reader has checked every product
   for (const GgufTensor& t : m.file.tensors()) {
     if (t.name != "rope_freqs.weight") parameters += t.dims[0] * t.dims[1] * t.dims[2] * t.dims[3];
   }
@@ -48,7 +48,8 @@ ModelFacts facts_of(const CheckedModel& m) {
 }
 
 Error not_found(const std::string& name, const std::string& near) {
-  return Error{"model_not_found", fmt::format("there is no model named \"{}\"", escape_text(name)), near};
+  return Error{
+      "model_not_found", fmt::format("there is no model named \"{}\"", escape_text(name)), near};
 }
 
 json::value metadata_value(const GgufFile& file, const GgufValue& v) {
@@ -57,13 +58,17 @@ json::value metadata_value(const GgufFile& file, const GgufValue& v) {
   const auto scalar = [&](const GgufValue& of, uint64_t i, GgufValueType type) -> json::value {
     switch (type) {
       case GgufValueType::kF32:
-      case GgufValueType::kF64: return GgufFile::array_real(of, i);
-      case GgufValueType::kBool: return GgufFile::array_uint(of, i) != 0;
+      case GgufValueType::kF64:
+        return GgufFile::array_real(of, i);
+      case GgufValueType::kBool:
+        return GgufFile::array_uint(of, i) != 0;
       case GgufValueType::kI8:
       case GgufValueType::kI16:
       case GgufValueType::kI32:
-      case GgufValueType::kI64: return static_cast<int64_t>(GgufFile::array_uint(of, i));
-      default: return GgufFile::array_uint(of, i);
+      case GgufValueType::kI64:
+        return static_cast<int64_t>(GgufFile::array_uint(of, i));
+      default:
+        return GgufFile::array_uint(of, i);
     }
   };
   if (v.type == GgufValueType::kString) {
@@ -77,22 +82,28 @@ json::value metadata_value(const GgufFile& file, const GgufValue& v) {
     return scalar(one, 0, v.type);
   }
   if (v.count > kMaxArray) {
-    return json::object{{"type", "array"}, {"of", gguf_value_type_name(v.elem_type)}, {"count", v.count}};
+    return json::object{
+        {"type", "array"}, {"of", gguf_value_type_name(v.elem_type)}, {"count", v.count}};
   }
   json::array out;
   if (v.elem_type == GgufValueType::kString) {
     GgufStringArray strings = GgufFile::array_strings(v);
-    while (const auto s = strings.next()) out.push_back(json::value(to_valid_utf8(s->substr(0, kMaxText))));
+    while (const auto s = strings.next())
+      out.push_back(json::value(to_valid_utf8(s->substr(0, kMaxText))));
     return out;
   }
   for (uint64_t i = 0; i < v.count; ++i) out.push_back(scalar(v, i, v.elem_type));
   return out;
 }
 
-bool too_small(const Error& e) { return e.code == "budget_exceeded" || e.code == "budget_below_floor"; }
+bool too_small(const Error& e) {
+  return e.code == "budget_exceeded" || e.code == "budget_below_floor";
+}
 
 int64_t unix_seconds() {
-  return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+  return std::chrono::duration_cast<std::chrono::seconds>(
+             std::chrono::system_clock::now().time_since_epoch())
+      .count();
 }
 
 }  // namespace
@@ -110,14 +121,16 @@ std::string default_model_name(const std::string& path) {
     const auto digits = [](std::string_view s) {
       return std::all_of(s.begin(), s.end(), [](char c) { return c >= '0' && c <= '9'; });
     };
-    if (tail[0] == '-' && digits(tail.substr(1, 5)) && tail.substr(6, 4) == "-of-" && digits(tail.substr(10))) {
+    if (tail[0] == '-' && digits(tail.substr(1, 5)) && tail.substr(6, 4) == "-of-" &&
+        digits(tail.substr(10))) {
       stem.resize(stem.size() - kTail);
     }
   }
   for (char& c : stem) {
     if (!valid_model_name(std::string("x") + c)) c = '-';
   }
-  for (size_t at = stem.find(".."); at != std::string::npos; at = stem.find("..")) stem.erase(at, 1);
+  for (size_t at = stem.find(".."); at != std::string::npos; at = stem.find(".."))
+    stem.erase(at, 1);
   while (!stem.empty() && (stem.front() == '-' || stem.front() == '.')) stem.erase(0, 1);
   stem.resize(std::min<size_t>(stem.size(), 128));
   return stem.empty() ? "model" : stem;
@@ -139,7 +152,8 @@ void ModelRegistry::restore() {
   if (options_.state_dir.empty()) return;
   auto stored = read_model_store(options_.state_dir);
   if (!stored) {
-    const std::string aside = stored.error().code == "io_error" ? "" : set_aside_model_store(options_.state_dir);
+    const std::string aside =
+        stored.error().code == "io_error" ? "" : set_aside_model_store(options_.state_dir);
     spdlog::error("the list of models cannot be read: {} aside={}", stored.error().what, aside);
     return;
   }
@@ -147,13 +161,16 @@ void ModelRegistry::restore() {
   for (EntryPtr& e : stored.value()) entries_[e->name] = std::move(e);
 }
 
-Result<ModelRegistry::Added> ModelRegistry::add(const std::string& path, const std::string& given_name, bool persistent) {
+Result<ModelRegistry::Added> ModelRegistry::add(const std::string& path,
+                                                const std::string& given_name,
+                                                bool persistent) {
   if (!path.starts_with('/')) {
     Error e{"invalid_request", fmt::format("path \"{}\" is not absolute", escape_text(path))};
     e.field = "path";
     return e;
   }
-  if (path.find('\0') != std::string::npos) return Error{"invalid_request", "the path holds a NUL byte"};
+  if (path.find('\0') != std::string::npos)
+    return Error{"invalid_request", "the path holds a NUL byte"};
   const std::string name = given_name.empty() ? default_model_name(path) : given_name;
   if (!valid_model_name(name)) {
     Error e{"invalid_request",
@@ -178,7 +195,12 @@ Result<ModelRegistry::Added> ModelRegistry::add(const std::string& path, const s
   const ModelIdentity identity = identity_of(*checked);
   if (old && old->identity == identity) return Added{old, false};
   for (const std::string& w : checked->file.warnings()) spdlog::warn("{} model={}", w, name);
-  auto entry = std::make_shared<ModelEntry>(name, path, unix_seconds(), identity, facts_of(*checked), persistent || (old && old->persistent));
+  auto entry = std::make_shared<ModelEntry>(name,
+                                            path,
+                                            unix_seconds(),
+                                            identity,
+                                            facts_of(*checked),
+                                            persistent || (old && old->persistent));
   {
     const std::lock_guard lock(mutex_);
     entries_[name] = entry;
@@ -226,7 +248,8 @@ Result<ModelRegistry::Removed> ModelRegistry::remove(const std::string& name, bo
   Removed removed;
   if (delete_file) {
     for (const std::string& part : entry->facts.parts) {
-      if (::unlink(part.c_str()) != 0 && errno != ENOENT) return errno_error("io_error", "delete " + part, errno);
+      if (::unlink(part.c_str()) != 0 && errno != ENOENT)
+        return errno_error("io_error", "delete " + part, errno);
     }
     removed.file_deleted = true;
   }
@@ -241,7 +264,8 @@ std::string ModelRegistry::near_names(std::string_view name) const {
   if (!near.empty()) return fmt::format("did you mean {}?", near);
   constexpr size_t kShown = 5;
   std::string list;
-  for (size_t i = 0; i < std::min(kShown, names.size()); ++i) list += (i > 0 ? ", " : "") + names[i];
+  for (size_t i = 0; i < std::min(kShown, names.size()); ++i)
+    list += (i > 0 ? ", " : "") + names[i];
   return fmt::format("there is: {}{}", list, names.size() > kShown ? ", ..." : "");
 }
 
@@ -253,7 +277,8 @@ Result<ModelRegistry::EntryPtr> ModelRegistry::find(const std::string& name) con
     return not_found(name, near_names(name));
   }
   if (entries_.empty()) {
-    return Error{"model_not_found", "no model is registered", "register one: sluice models add FILE.gguf"};
+    return Error{
+        "model_not_found", "no model is registered", "register one: sluice models add FILE.gguf"};
   }
   if (entries_.size() == 1) return entries_.begin()->second;
   EntryPtr only;
@@ -301,7 +326,8 @@ Result<json::object> ModelRegistry::details(const EntryPtr& entry) const {
   for (auto& item : to_json(doc(*entry))) out[item.key()] = item.value();
   json::object metadata;
   for (const GgufValue& v : checked->file.values()) {
-    if (v.key != "tokenizer.chat_template") metadata[to_valid_utf8(v.key)] = metadata_value(checked->file, v);
+    if (v.key != "tokenizer.chat_template")
+      metadata[to_valid_utf8(v.key)] = metadata_value(checked->file, v);
   }
   json::array tensors;
   for (const GgufTensor& t : checked->file.tensors()) {
@@ -316,7 +342,8 @@ Result<json::object> ModelRegistry::details(const EntryPtr& entry) const {
   out["metadata"] = std::move(metadata);
   out["tensors"] = std::move(tensors);
   out["template"] = nullptr;
-  if (!checked->vocab.chat_template.empty()) out["template"] = to_valid_utf8(checked->vocab.chat_template);
+  if (!checked->vocab.chat_template.empty())
+    out["template"] = to_valid_utf8(checked->vocab.chat_template);
   return out;
 }
 
@@ -332,11 +359,13 @@ std::vector<LoadedModelDoc> ModelRegistry::loaded_docs() const {
     d.path = to_valid_utf8(e->path);
     d.state = e->users > 0 ? "running" : e->ever_used ? "idle" : "loaded";
     d.file_bytes = e->facts.file_bytes;
-    d.resident_bytes = static_cast<int64_t>(memory.weights_resident + memory.ring + memory.kv + memory.activations);
+    d.resident_bytes = static_cast<int64_t>(memory.weights_resident + memory.ring + memory.kv +
+                                            memory.activations);
     d.kv_bytes = static_cast<int64_t>(memory.kv);
     d.ctx = e->loaded->engine->max_seq_len();
     if (e->users == 0 && e->expires) {
-      d.expires_in_ms = std::max<int64_t>(0, std::chrono::duration_cast<std::chrono::milliseconds>(*e->expires - now).count());
+      d.expires_in_ms = std::max<int64_t>(
+          0, std::chrono::duration_cast<std::chrono::milliseconds>(*e->expires - now).count());
     }
     out.push_back(std::move(d));
   }
@@ -346,9 +375,12 @@ std::vector<LoadedModelDoc> ModelRegistry::loaded_docs() const {
 Result<std::unique_ptr<CheckedModel>> ModelRegistry::open_unchanged(const ModelEntry& entry) const {
   SLUICE_TRY(auto checked, check_model(entry.path));
   if (identity_of(*checked) != entry.identity) {
-    Error e{"model_changed",
-            fmt::format("{} is no longer the file that was registered as {}", escape_text(entry.path, 400), entry.name),
-            fmt::format("sluice models add {} --name {}", escape_text(entry.path, 400), entry.name)};
+    Error e{
+        "model_changed",
+        fmt::format("{} is no longer the file that was registered as {}",
+                    escape_text(entry.path, 400),
+                    entry.name),
+        fmt::format("sluice models add {} --name {}", escape_text(entry.path, 400), entry.name)};
     return e;
   }
   return checked;
@@ -371,19 +403,23 @@ Result<std::shared_ptr<const ModelText>> ModelRegistry::text(const EntryPtr& ent
   entry->last_used = Clock::now();
   // Tables of a model that never gets loaded must go too.
   if (!entry->loaded && options_.keep_alive_ms >= 0) {
-    entry->expires = Clock::now() + std::chrono::milliseconds(std::max<int64_t>(options_.keep_alive_ms, 1000));
+    entry->expires =
+        Clock::now() + std::chrono::milliseconds(std::max<int64_t>(options_.keep_alive_ms, 1000));
   }
   return text;
 }
 
-Result<int64_t> ModelRegistry::context_of(const ModelEntry& entry, std::optional<int64_t> ctx) const {
+Result<int64_t> ModelRegistry::context_of(const ModelEntry& entry,
+                                          std::optional<int64_t> ctx) const {
   if (ctx && *ctx > entry.facts.ctx) {
-    Error e{"invalid_request", fmt::format("ctx is {}, the model's own context is {}", *ctx, entry.facts.ctx)};
+    Error e{"invalid_request",
+            fmt::format("ctx is {}, the model's own context is {}", *ctx, entry.facts.ctx)};
     e.field = "sluice.ctx";
     return e;
   }
   if (ctx) return *ctx;
-  return options_.default_ctx > 0 ? std::min(options_.default_ctx, entry.facts.ctx) : entry.facts.ctx;
+  return options_.default_ctx > 0 ? std::min(options_.default_ctx, entry.facts.ctx)
+                                  : entry.facts.ctx;
 }
 
 Result<std::shared_ptr<LoadedModel>> ModelRegistry::load(const EntryPtr& entry, int64_t ctx) {
@@ -412,12 +448,14 @@ Result<std::shared_ptr<LoadedModel>> ModelRegistry::load(const EntryPtr& entry, 
     if (unload_longest_unused(entry.get())) continue;
     Error e = std::move(engine).error();
     e.code = "model_does_not_fit";
-    if (e.hint.empty()) e.hint = "ask for a smaller ctx, or start the daemon with a larger --budget";
+    if (e.hint.empty())
+      e.hint = "ask for a smaller ctx, or start the daemon with a larger --budget";
     return e;
   }
 }
 
-Result<std::shared_ptr<LoadedModel>> ModelRegistry::acquire(const EntryPtr& entry, std::optional<int64_t> ctx) {
+Result<std::shared_ptr<LoadedModel>> ModelRegistry::acquire(const EntryPtr& entry,
+                                                            std::optional<int64_t> ctx) {
   SLUICE_TRY(const int64_t wanted, context_of(*entry, ctx));
   std::shared_ptr<LoadedModel> loaded;
   {
@@ -427,7 +465,8 @@ Result<std::shared_ptr<LoadedModel>> ModelRegistry::acquire(const EntryPtr& entr
     if (loaded && loaded->engine->max_seq_len() < wanted) loaded = nullptr;
   }
   if (!loaded) {
-    // Asked for less than the default: the engine is made for the default, the request is held to its own.
+    // Asked for less than the default: the engine is made for the default, the request is held to
+    // its own.
     auto made = load(entry, std::max(wanted, context_of(*entry, std::nullopt).value()));
     const std::lock_guard lock(mutex_);
     if (!made) {
@@ -443,7 +482,9 @@ Result<std::shared_ptr<LoadedModel>> ModelRegistry::acquire(const EntryPtr& entr
   return loaded;
 }
 
-void ModelRegistry::release(const EntryPtr& entry, std::optional<int64_t> keep_alive_ms, bool generated) {
+void ModelRegistry::release(const EntryPtr& entry,
+                            std::optional<int64_t> keep_alive_ms,
+                            bool generated) {
   const int64_t keep = keep_alive_ms.value_or(options_.keep_alive_ms);
   bool unload_now = false;
   {
@@ -453,14 +494,15 @@ void ModelRegistry::release(const EntryPtr& entry, std::optional<int64_t> keep_a
     entry->ever_used = entry->ever_used || generated;
     entry->expires.reset();
     constexpr int64_t kCentury_ms = int64_t{100} * 365 * 24 * 3600 * 1000;
-    if (keep >= 0) entry->expires = entry->last_used + std::chrono::milliseconds(std::min(keep, kCentury_ms));
+    if (keep >= 0)
+      entry->expires = entry->last_used + std::chrono::milliseconds(std::min(keep, kCentury_ms));
     unload_now = keep == 0 && entry->users == 0;
   }
   if (unload_now) unload(entry);
 }
 
 void ModelRegistry::unload(const EntryPtr& entry) {
-  std::shared_ptr<LoadedModel> loaded;      // freed outside the lock
+  std::shared_ptr<LoadedModel> loaded;  // freed outside the lock
   std::shared_ptr<const ModelText> text;
   const std::lock_guard lock(mutex_);
   loaded.swap(entry->loaded);
@@ -483,7 +525,8 @@ bool ModelRegistry::unload_longest_unused(const ModelEntry* except) {
   return true;
 }
 
-std::optional<ModelRegistry::Clock::time_point> ModelRegistry::unload_expired(Clock::time_point now) {
+std::optional<ModelRegistry::Clock::time_point> ModelRegistry::unload_expired(
+    Clock::time_point now) {
   std::vector<EntryPtr> due;
   std::optional<Clock::time_point> next;
   {

@@ -1,7 +1,7 @@
-// Which models there are (names -> files, kept in state_dir/models.json), which are loaded, and until when. A file is
-// registered in place and recognised by size, mtime and header hash; one that changed is an error, not a crash.
-// Thread-safe. Calls that read files (add, text, details) belong on a worker; acquire on the queue's thread only, since
-// an engine runs one generation at a time.
+// Which models there are (names -> files, kept in state_dir/models.json), which are loaded, and
+// until when. A file is registered in place and recognised by size, mtime and header hash; one that
+// changed is an error, not a crash. Thread-safe. Calls that read files (add, text, details) belong
+// on a worker; acquire on the queue's thread only, since an engine runs one generation at a time.
 #pragma once
 
 #include <boost/json/object.hpp>
@@ -28,8 +28,8 @@ namespace sluice {
 
 // What makes a file the same file.
 struct ModelIdentity {
-  uint64_t size = 0;          // of all parts
-  int64_t mtime_ns = 0;       // the latest of the parts
+  uint64_t size = 0;     // of all parts
+  int64_t mtime_ns = 0;  // the latest of the parts
   uint64_t header_hash = 0;
   bool operator==(const ModelIdentity&) const = default;
 };
@@ -49,30 +49,35 @@ struct LoadedModel {
 class ModelEntry {
  public:
   const std::string name, path;
-  const int64_t created;      // unix seconds
+  const int64_t created;  // unix seconds
   const ModelIdentity identity;
   const ModelFacts facts;
-  const bool persistent;      // came from `models add`, not from the command line
+  const bool persistent;  // came from `models add`, not from the command line
 
   ModelEntry(std::string n, std::string p, int64_t c, ModelIdentity i, ModelFacts f, bool keep)
-      : name(std::move(n)), path(std::move(p)), created(c), identity(i), facts(std::move(f)), persistent(keep) {}
+      : name(std::move(n)),
+        path(std::move(p)),
+        created(c),
+        identity(i),
+        facts(std::move(f)),
+        persistent(keep) {}
 
  private:
   friend class ModelRegistry;
-  std::mutex text_mutex;                     // one reader of the header at a time
+  std::mutex text_mutex;  // one reader of the header at a time
   // Guarded by the registry's mutex.
   std::shared_ptr<const ModelText> text;
   std::shared_ptr<LoadedModel> loaded;
   std::optional<std::string> load_error;
   std::chrono::steady_clock::time_point last_used{};
-  std::optional<std::chrono::steady_clock::time_point> expires;   // none: never
-  int users = 0;                             // jobs that hold it
+  std::optional<std::chrono::steady_clock::time_point> expires;  // none: never
+  int users = 0;                                                 // jobs that hold it
   bool ever_used = false;
 };
 
 struct ModelRegistryOptions {
-  std::string state_dir;                     // empty: nothing is kept
-  int64_t default_ctx = 0;                   // 0: the file's own
+  std::string state_dir;    // empty: nothing is kept
+  int64_t default_ctx = 0;  // 0: the file's own
   int64_t keep_alive_ms = 300'000;
 };
 
@@ -83,15 +88,16 @@ class ModelRegistry {
 
   ModelRegistry(ModelRegistryOptions options, Budget& budget, ThreadPool& pool);
 
-  // Reads models.json. An unreadable file is put aside with a log line: the daemon starts without it.
+  // Reads models.json. An unreadable file is put aside with a log line: the daemon starts without
+  // it.
   void restore();
 
   struct Added {
     EntryPtr entry;
     bool created = false;
   };
-  // Checks and registers. `name` empty: from the file's name. Errors: invalid_request (path, name), name_taken, gguf.*,
-  // model_unsupported, io.*.
+  // Checks and registers. `name` empty: from the file's name. Errors: invalid_request (path, name),
+  // name_taken, gguf.*, model_unsupported, io.*.
   Result<Added> add(const std::string& path, const std::string& name, bool persistent);
   // Also unloads. Errors: model_not_found, io_error.
   struct Removed {
@@ -99,8 +105,8 @@ class ModelRegistry {
   };
   Result<Removed> remove(const std::string& name, bool delete_file);
 
-  // Empty name: the only model there is, or the only one loaded. Errors: model_not_found (near names in the hint),
-  // invalid_request when a name is needed.
+  // Empty name: the only model there is, or the only one loaded. Errors: model_not_found (near
+  // names in the hint), invalid_request when a name is needed.
   Result<EntryPtr> find(const std::string& name) const;
   std::vector<EntryPtr> list() const;
   ModelDoc doc(const ModelEntry& entry) const;
@@ -108,14 +114,16 @@ class ModelRegistry {
   Result<boost::json::object> details(const EntryPtr& entry) const;
   std::vector<LoadedModelDoc> loaded_docs() const;
 
-  // Tokenizer and template, read on first use. Errors: model_changed, gguf.*, io.*, budget_exceeded.
+  // Tokenizer and template, read on first use. Errors: model_changed, gguf.*, io.*,
+  // budget_exceeded.
   Result<std::shared_ptr<const ModelText>> text(const EntryPtr& entry);
 
-  // Tokens one generation may hold when `ctx` is asked for (none: the default). Errors: invalid_request past the file's.
+  // Tokens one generation may hold when `ctx` is asked for (none: the default). Errors:
+  // invalid_request past the file's.
   Result<int64_t> context_of(const ModelEntry& entry, std::optional<int64_t> ctx) const;
 
-  // A loaded model for one job; ends with release(). Unloads idle models, longest unused first, while the budget is too
-  // small. Errors: model_does_not_fit, model_changed, gguf.*, io.*.
+  // A loaded model for one job; ends with release(). Unloads idle models, longest unused first,
+  // while the budget is too small. Errors: model_does_not_fit, model_changed, gguf.*, io.*.
   Result<std::shared_ptr<LoadedModel>> acquire(const EntryPtr& entry, std::optional<int64_t> ctx);
   void release(const EntryPtr& entry, std::optional<int64_t> keep_alive_ms, bool generated);
 
@@ -128,15 +136,15 @@ class ModelRegistry {
   Result<std::unique_ptr<CheckedModel>> open_unchanged(const ModelEntry& entry) const;
   Result<std::shared_ptr<LoadedModel>> load(const EntryPtr& entry, int64_t ctx);
   bool unload_longest_unused(const ModelEntry* except);
-  std::string near_names(std::string_view name) const;      // mutex_ held
+  std::string near_names(std::string_view name) const;  // mutex_ held
   Result<void> save();
 
   const ModelRegistryOptions options_;
   Budget& budget_;
   ThreadPool& pool_;
-  std::mutex save_mutex_;                     // taken before mutex_
+  std::mutex save_mutex_;  // taken before mutex_
   mutable std::mutex mutex_;
-  std::map<std::string, EntryPtr> entries_;   // guarded by mutex_
+  std::map<std::string, EntryPtr> entries_;  // guarded by mutex_
 };
 
 // "Qwen2.5-7B-00001-of-00003.gguf" -> "qwen2.5-7b".

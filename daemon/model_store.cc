@@ -49,7 +49,8 @@ Result<std::string> read_all(const std::string& path) {
     if (n < 0) return errno_error("io_error", "read " + path, errno);
     if (n == 0) return out;
     out.append(buffer, static_cast<size_t>(n));
-    if (out.size() > kMaxStoreBytes) return Error{"invalid_request", path + " is larger than 16 MiB"};
+    if (out.size() > kMaxStoreBytes)
+      return Error{"invalid_request", path + " is larger than 16 MiB"};
   }
 }
 
@@ -137,7 +138,8 @@ Result<std::vector<std::shared_ptr<ModelEntry>>> read_model_store(const std::str
   SLUICE_TRY(const json::value doc, parse_json(text));
   const auto* o = doc.if_object();
   const auto* models = o == nullptr ? nullptr : o->if_contains("models");
-  if (models == nullptr || !models->is_array()) return Error{"invalid_request", "models.json holds no list of models"};
+  if (models == nullptr || !models->is_array())
+    return Error{"invalid_request", "models.json holds no list of models"};
   for (const auto& m : models->get_array()) {
     auto entry = entry_from_json(m);
     if (!entry) return Error{"invalid_request", "models.json holds an entry that is no model"};
@@ -146,10 +148,13 @@ Result<std::vector<std::shared_ptr<ModelEntry>>> read_model_store(const std::str
   return out;
 }
 
-Result<void> write_model_store(const std::string& state_dir, const std::vector<std::shared_ptr<ModelEntry>>& entries) {
+Result<void> write_model_store(const std::string& state_dir,
+                               const std::vector<std::shared_ptr<ModelEntry>>& entries) {
   json::array models;
   for (const auto& e : entries) models.push_back(entry_to_json(*e));
-  const std::string text = json_text(json::object{{"schema", "sluice.model_store.v1"}, {"models", std::move(models)}}) + "\n";
+  const std::string text =
+      json_text(json::object{{"schema", "sluice.model_store.v1"}, {"models", std::move(models)}}) +
+      "\n";
   const std::string path = store_path(state_dir);
   const std::string temp = path + ".tmp";
   const auto write_temp = [&]() -> Result<void> {
@@ -167,7 +172,8 @@ Result<void> write_model_store(const std::string& state_dir, const std::vector<s
     return errno_error("io_error", "rename " + temp, errnum);
   }
   const Fd folder(::open(state_dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (folder.get() < 0 || ::fsync(folder.get()) != 0) return errno_error("io_error", "fsync " + state_dir, errno);
+  if (folder.get() < 0 || ::fsync(folder.get()) != 0)
+    return errno_error("io_error", "fsync " + state_dir, errno);
   return success();
 }
 

@@ -9,21 +9,25 @@ namespace sluice {
 namespace {
 
 constexpr const char* kChatMl =
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] "
+    "+ '<|im_end|>' + '\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
 constexpr const char* kChatMlEnd = "<|im_end|>";
 
 }  // namespace
 
-Result<std::shared_ptr<const ModelText>> ModelText::create(const CheckedModel& checked, Budget& budget) {
+Result<std::shared_ptr<const ModelText>> ModelText::create(const CheckedModel& checked,
+                                                           Budget& budget) {
   std::shared_ptr<ModelText> text(new ModelText());
   SLUICE_TRY(text->tokenizer_, Tokenizer::create(checked.vocab));
-  SLUICE_TRY(text->tables_, budget.reserve(text->tokenizer_->memory_bytes(), MemoryClass::kTokenizer));
+  SLUICE_TRY(text->tables_,
+             budget.reserve(text->tokenizer_->memory_bytes(), MemoryClass::kTokenizer));
   const Tokenizer& t = *text->tokenizer_;
   if (t.bos() >= 0) text->bos_text_ = t.token_text(t.bos());
   if (t.eos() >= 0) text->eos_text_ = t.token_text(t.eos());
   text->file_ctx_ = checked.hparams.max_seq_len;
-  if (!checked.vocab.chat_template.empty()) text->own_template_ = std::string(checked.vocab.chat_template);
+  if (!checked.vocab.chat_template.empty())
+    text->own_template_ = std::string(checked.vocab.chat_template);
   text->template_.emplace(ChatTemplate::parse(text->own_template_.value_or(kChatMl)));
   return std::shared_ptr<const ModelText>(std::move(text));
 }
@@ -60,7 +64,8 @@ Result<std::vector<TokenId>> ModelText::encode_prompt(const Prompt& prompt) cons
     return ids;
   }
   SLUICE_TRY(ids, tokenizer_->encode(std::get<std::string>(prompt), true));
-  if (tokenizer_->add_bos() && tokenizer_->bos() >= 0 && (ids.empty() || ids.front() != tokenizer_->bos())) {
+  if (tokenizer_->add_bos() && tokenizer_->bos() >= 0 &&
+      (ids.empty() || ids.front() != tokenizer_->bos())) {
     ids.insert(ids.begin(), tokenizer_->bos());
   }
   // An empty prompt asks for text from nothing: something must stand before the first token.

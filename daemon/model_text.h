@@ -1,4 +1,5 @@
-// The text side of one model: its tokenizer and chat template, and how requests become prompts. Immutable, any thread.
+// The text side of one model: its tokenizer and chat template, and how requests become prompts.
+// Immutable, any thread.
 #pragma once
 
 #include <memory>
@@ -17,9 +18,10 @@ namespace sluice {
 
 class ModelText {
  public:
-  // Reserves the tokenizer's tables. A template that does not parse is an error of render() only: completions need
-  // none. Errors: those of Tokenizer::create, budget_exceeded.
-  static Result<std::shared_ptr<const ModelText>> create(const CheckedModel& checked, Budget& budget);
+  // Reserves the tokenizer's tables. A template that does not parse is an error of render() only:
+  // completions need none. Errors: those of Tokenizer::create, budget_exceeded.
+  static Result<std::shared_ptr<const ModelText>> create(const CheckedModel& checked,
+                                                         Budget& budget);
 
   const Tokenizer& tokenizer() const { return *tokenizer_; }
   int64_t file_ctx() const { return file_ctx_; }
@@ -29,11 +31,12 @@ class ModelText {
 
   // Ids of a rendered chat prompt: the template wrote what there is to write, nothing is added.
   Result<std::vector<TokenId>> encode_chat(const std::string& prompt) const;
-  // Ids of a completion prompt: BOS first where the model wants one; given ids are checked against the vocabulary.
-  // Errors: invalid_request, text_too_long.
+  // Ids of a completion prompt: BOS first where the model wants one; given ids are checked against
+  // the vocabulary. Errors: invalid_request, text_too_long.
   Result<std::vector<TokenId>> encode_prompt(const Prompt& prompt) const;
 
-  // Stop strings a chat needs besides the stop tokens: ChatML's end when the vocabulary has no such token.
+  // Stop strings a chat needs besides the stop tokens: ChatML's end when the vocabulary has no such
+  // token.
   std::vector<std::string> extra_stops() const;
   // The template's source; nullopt when the file has none.
   const std::optional<std::string>& own_template() const { return own_template_; }

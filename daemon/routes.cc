@@ -15,7 +15,7 @@ namespace sluice {
 namespace {
 
 std::string_view next_segment(std::string_view& rest) {
-  rest.remove_prefix(1);   // the slash
+  rest.remove_prefix(1);  // the slash
   const std::string_view segment = rest.substr(0, rest.find('/'));
   rest.remove_prefix(segment.size());
   return segment;
@@ -61,7 +61,8 @@ HttpResponse unknown_url(const HttpRequest& request, const std::vector<const Rou
 
 Answer route(App& app, HttpRequest request) {
   static const std::vector<const Route*> routes = all_routes();
-  const std::string_view method = request.method == "HEAD" ? "GET" : std::string_view(request.method);
+  const std::string_view method =
+      request.method == "HEAD" ? "GET" : std::string_view(request.method);
   std::string allowed;
   if (request.path.starts_with('/')) {
     for (const Route* r : routes) {
@@ -78,7 +79,9 @@ Answer route(App& app, HttpRequest request) {
   }
   if (allowed.empty()) return unknown_url(request, routes);
   HttpResponse response = error_response(
-      Error{"method_not_allowed", fmt::format("{} is not allowed at {}", request.method, escape_text(request.path)), allowed},
+      Error{"method_not_allowed",
+            fmt::format("{} is not allowed at {}", request.method, escape_text(request.path)),
+            allowed},
       request.id);
   response.headers.emplace_back("Allow", allowed);
   return response;

@@ -1,5 +1,5 @@
-// Path and method -> handler. Matching is on the raw path; a {id} segment is decoded afterwards, so that an encoded
-// slash stays inside it.
+// Path and method -> handler. Matching is on the raw path; a {id} segment is decoded afterwards, so
+// that an encoded slash stays inside it.
 #pragma once
 
 #include <span>
@@ -14,7 +14,7 @@ namespace sluice {
 
 struct Route {
   const char* method;
-  const char* pattern;           // "/v1/models/{id}"
+  const char* pattern;  // "/v1/models/{id}"
   Answer (*handle)(App& app, HttpRequest request, std::string id);
 };
 
@@ -22,8 +22,9 @@ std::span<const Route> openai_routes();
 std::span<const Route> text_routes();
 std::span<const Route> native_routes();
 
-// Runs on the io thread: handlers that read bodies or files answer from a worker. Unknown paths are 404 unknown_url with
-// the nearest known one, known ones with another method 405 with Allow. HEAD is GET; the session drops the body.
+// Runs on the io thread: handlers that read bodies or files answer from a worker. Unknown paths are
+// 404 unknown_url with the nearest known one, known ones with another method 405 with Allow. HEAD
+// is GET; the session drops the body.
 Answer route(App& app, HttpRequest request);
 
 }  // namespace sluice

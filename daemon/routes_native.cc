@@ -19,7 +19,8 @@ namespace json = boost::json;
 // An empty body counts as {}.
 Result<json::value> body_of(const App& app, const HttpRequest& request) {
   if (request.body.empty()) return json::value(json::object());
-  return parse_json(request.body, JsonLimits{app.options.http.json_depth, app.options.http.json_values});
+  return parse_json(request.body,
+                    JsonLimits{app.options.http.json_depth, app.options.http.json_values});
 }
 
 HttpResponse respond(Result<HttpResponse> made, const std::string& request_id) {
@@ -33,9 +34,11 @@ Answer on_worker(App& app, HttpRequest request, std::string id, Make make) {
   const std::string request_id = request.id;
   return answer_on(
       app.worker,
-      [&app, request = std::move(request), id = std::move(id), make] { return respond(make(app, request, id), request.id); },
+      [&app, request = std::move(request), id = std::move(id), make] {
+        return respond(make(app, request, id), request.id);
+      },
       request_id,
-      /*large=*/true);   // model headers are
+      /*large=*/true);  // model headers are
 }
 
 json::object model_document(const App& app, const ModelEntry& entry) {
@@ -57,60 +60,80 @@ Answer version(App& app, HttpRequest, std::string) {
   return json_response(200, to_json(d));
 }
 
-Answer status(App& app, HttpRequest request, std::string) { return json_response(200, to_json(app.status(request.uid))); }
+Answer status(App& app, HttpRequest request, std::string) {
+  return json_response(200, to_json(app.status(request.uid)));
+}
 
 Answer config(App& app, HttpRequest, std::string) {
-  return json_response(200, json::object{{"schema", "sluice.config.v1"}, {"config", app.options.config_doc}});
+  return json_response(
+      200, json::object{{"schema", "sluice.config.v1"}, {"config", app.options.config_doc}});
 }
 
 Answer requests(App& app, HttpRequest request, std::string) {
   json::array list;
   for (const RequestDoc& d : app.requests(request.uid)) list.push_back(to_json(d));
-  return json_response(200, json::object{{"schema", "sluice.requests.v1"}, {"requests", std::move(list)}});
+  return json_response(
+      200, json::object{{"schema", "sluice.requests.v1"}, {"requests", std::move(list)}});
 }
 
 Answer cancel_request(App& app, HttpRequest request, std::string id) {
   // Another user's request looks like none at all.
   if (!app.queue.cancel(id, request.uid, app.may_manage(request.uid))) {
-    return error_response(Error{"request_not_found", fmt::format("there is no request {}", escape_text(id)), "GET /sluice/v1/requests"},
+    return error_response(Error{"request_not_found",
+                                fmt::format("there is no request {}", escape_text(id)),
+                                "GET /sluice/v1/requests"},
                           request.id);
   }
-  return json_response(200, json::object{{"schema", "sluice.request.v1"}, {"id", id}, {"cancelled", true}});
+  return json_response(
+      200, json::object{{"schema", "sluice.request.v1"}, {"id", id}, {"cancelled", true}});
 }
 
 Answer list_models(App& app, HttpRequest, std::string) {
   json::array models;
   for (const auto& e : app.registry.list()) models.push_back(to_json(app.registry.doc(*e)));
-  return json_response(200, json::object{{"schema", "sluice.models.v1"}, {"models", std::move(models)}});
+  return json_response(200,
+                       json::object{{"schema", "sluice.models.v1"}, {"models", std::move(models)}});
 }
 
 Answer show_model(App& app, HttpRequest request, std::string id) {
-  return on_worker(app, std::move(request), std::move(id), [](App& a, const HttpRequest&, const std::string& name) -> Result<HttpResponse> {
-    SLUICE_TRY(const auto entry, a.registry.find(name));
-    SLUICE_TRY(auto doc, a.registry.details(entry));
-    return json_response(200, doc);
-  });
+  return on_worker(app,
+                   std::move(request),
+                   std::move(id),
+                   [](App& a, const HttpRequest&, const std::string& name) -> Result<HttpResponse> {
+                     SLUICE_TRY(const auto entry, a.registry.find(name));
+                     SLUICE_TRY(auto doc, a.registry.details(entry));
+                     return json_response(200, doc);
+                   });
 }
 
 Answer add_model(App& app, HttpRequest request, std::string id) {
-  return on_worker(app, std::move(request), std::move(id), [](App& a, const HttpRequest& r, const std::string&) -> Result<HttpResponse> {
-    SLUICE_TRY(const auto body, body_of(a, r));
-    SLUICE_TRY(const auto wanted, add_model_request_from_json(body));
-    SLUICE_TRY(const auto added, a.registry.add(wanted.path, wanted.name, true));
-    return json_response(added.created ? 201 : 200, model_document(a, *added.entry));
-  });
+  return on_worker(app,
+                   std::move(request),
+                   std::move(id),
+                   [](App& a, const HttpRequest& r, const std::string&) -> Result<HttpResponse> {
+                     SLUICE_TRY(const auto body, body_of(a, r));
+                     SLUICE_TRY(const auto wanted, add_model_request_from_json(body));
+                     SLUICE_TRY(const auto added, a.registry.add(wanted.path, wanted.name, true));
+                     return json_response(added.created ? 201 : 200,
+                                          model_document(a, *added.entry));
+                   });
 }
 
 Answer remove_model(App& app, HttpRequest request, std::string id) {
-  return on_worker(app, std::move(request), std::move(id), [](App& a, const HttpRequest& r, const std::string& name) -> Result<HttpResponse> {
-    SLUICE_TRY(const auto body, body_of(a, r));
-    SLUICE_TRY(const bool delete_file, delete_file_from_json(body));
-    SLUICE_TRY(const auto removed, a.registry.remove(name, delete_file));
-    return json_response(200, json::object{{"schema", "sluice.model.v1"},
-                                           {"name", name},
-                                           {"removed", true},
-                                           {"file_deleted", removed.file_deleted}});
-  });
+  return on_worker(
+      app,
+      std::move(request),
+      std::move(id),
+      [](App& a, const HttpRequest& r, const std::string& name) -> Result<HttpResponse> {
+        SLUICE_TRY(const auto body, body_of(a, r));
+        SLUICE_TRY(const bool delete_file, delete_file_from_json(body));
+        SLUICE_TRY(const auto removed, a.registry.remove(name, delete_file));
+        return json_response(200,
+                             json::object{{"schema", "sluice.model.v1"},
+                                          {"name", name},
+                                          {"removed", true},
+                                          {"file_deleted", removed.file_deleted}});
+      });
 }
 
 // Loading is work for the queue's thread, like a generation of no tokens.
@@ -145,11 +168,14 @@ Answer load_model(App& app, HttpRequest request, std::string id) {
 }
 
 Answer unload_model(App& app, HttpRequest request, std::string id) {
-  return on_worker(app, std::move(request), std::move(id), [](App& a, const HttpRequest&, const std::string& name) -> Result<HttpResponse> {
-    SLUICE_TRY(const auto entry, a.registry.find(name));
-    a.registry.unload(entry);
-    return json_response(200, model_document(a, *entry));
-  });
+  return on_worker(app,
+                   std::move(request),
+                   std::move(id),
+                   [](App& a, const HttpRequest&, const std::string& name) -> Result<HttpResponse> {
+                     SLUICE_TRY(const auto entry, a.registry.find(name));
+                     a.registry.unload(entry);
+                     return json_response(200, model_document(a, *entry));
+                   });
 }
 
 Answer shutdown(App& app, HttpRequest request, std::string) {
@@ -158,7 +184,8 @@ Answer shutdown(App& app, HttpRequest request, std::string) {
   const auto wanted = drain_ms_from_json(body.value());
   if (!wanted) return error_response(wanted.error(), request.id);
   if (!app.may_manage(request.uid)) {
-    return error_response(Error{"not_permitted", "only the daemon's user and root may stop it"}, request.id);
+    return error_response(Error{"not_permitted", "only the daemon's user and root may stop it"},
+                          request.id);
   }
   const int64_t drain_ms = wanted.value().value_or(app.options.drain_ms);
   app.stop(drain_ms);
@@ -170,17 +197,28 @@ Answer metrics(App& app, HttpRequest request, std::string) {
   HttpResponse r;
   r.headers.emplace_back("Content-Type", "text/plain; version=0.0.4; charset=utf-8");
   auto out = std::back_inserter(r.body);
-  fmt::format_to(out, "# TYPE sluice_build_info gauge\nsluice_build_info{{version=\"{}\",kernels=\"{}\"}} 1\n", s.version, s.kernels);
-  fmt::format_to(out, "# TYPE sluice_process_resident_bytes gauge\nsluice_process_resident_bytes {}\n", s.rss_bytes);
+  fmt::format_to(
+      out,
+      "# TYPE sluice_build_info gauge\nsluice_build_info{{version=\"{}\",kernels=\"{}\"}} 1\n",
+      s.version,
+      s.kernels);
+  fmt::format_to(out,
+                 "# TYPE sluice_process_resident_bytes gauge\nsluice_process_resident_bytes {}\n",
+                 s.rss_bytes);
   if (s.budget.limit_bytes) {
-    fmt::format_to(out, "# TYPE sluice_budget_limit_bytes gauge\nsluice_budget_limit_bytes{{device=\"ram\"}} {}\n", *s.budget.limit_bytes);
+    fmt::format_to(
+        out,
+        "# TYPE sluice_budget_limit_bytes gauge\nsluice_budget_limit_bytes{{device=\"ram\"}} {}\n",
+        *s.budget.limit_bytes);
   }
   fmt::format_to(out, "# TYPE sluice_memory_bytes gauge\n");
   for (const auto& [name, bytes] : s.budget.by_class) {
     fmt::format_to(out, "sluice_memory_bytes{{class=\"{}\",device=\"ram\"}} {}\n", name, bytes);
   }
-  fmt::format_to(out, "# TYPE sluice_queue_length gauge\nsluice_queue_length {}\n", s.queue_waiting);
-  fmt::format_to(out, "# TYPE sluice_models_loaded gauge\nsluice_models_loaded {}\n", s.models.size());
+  fmt::format_to(
+      out, "# TYPE sluice_queue_length gauge\nsluice_queue_length {}\n", s.queue_waiting);
+  fmt::format_to(
+      out, "# TYPE sluice_models_loaded gauge\nsluice_models_loaded {}\n", s.models.size());
   return r;
 }
 

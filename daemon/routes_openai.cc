@@ -12,15 +12,21 @@ namespace {
 namespace json = boost::json;
 
 Answer generate(App& app, HttpRequest request, bool chat) {
-  // The same request again after its answer broke off under a 200: the true status, without doing the work again.
-  if (auto failed = app.failed_answers.find(request_key(request))) return error_response(*failed, request.id);
+  // The same request again after its answer broke off under a 200: the true status, without doing
+  // the work again.
+  if (auto failed = app.failed_answers.find(request_key(request)))
+    return error_response(*failed, request.id);
   auto job = std::make_shared<GenerationJob>(app, std::move(request), chat);
   return std::shared_ptr<LongAnswer>(std::make_shared<GenerationAnswer>(app, std::move(job)));
 }
 
-Answer chat_completions(App& app, HttpRequest request, std::string) { return generate(app, std::move(request), true); }
+Answer chat_completions(App& app, HttpRequest request, std::string) {
+  return generate(app, std::move(request), true);
+}
 
-Answer completions(App& app, HttpRequest request, std::string) { return generate(app, std::move(request), false); }
+Answer completions(App& app, HttpRequest request, std::string) {
+  return generate(app, std::move(request), false);
+}
 
 json::object model_object(const ModelEntry& e) {
   return {{"id", e.name}, {"object", "model"}, {"created", e.created}, {"owned_by", "sluice"}};

@@ -21,8 +21,10 @@ Answer on_worker(App& app, HttpRequest request, Make make) {
       app.worker,
       [&app, request = std::move(request), make]() -> HttpResponse {
         const auto run = [&]() -> Result<HttpResponse> {
-          SLUICE_TRY(const auto body,
-                     parse_json(request.body, JsonLimits{app.options.http.json_depth, app.options.http.json_values}));
+          SLUICE_TRY(
+              const auto body,
+              parse_json(request.body,
+                         JsonLimits{app.options.http.json_depth, app.options.http.json_values}));
           SLUICE_TRY(auto response, make(app, body));
           return response;
         };
@@ -53,11 +55,13 @@ Result<HttpResponse> tokenize(App& app, const json::value& body) {
   SLUICE_TRY(const auto text, text_of(app, request.model));
   const Tokenizer& tokenizer = text->tokenizer();
   SLUICE_TRY(auto ids, tokenizer.encode(request.text, request.parse_special));
-  if (request.add_special && tokenizer.add_bos() && tokenizer.bos() >= 0) ids.insert(ids.begin(), tokenizer.bos());
+  if (request.add_special && tokenizer.add_bos() && tokenizer.bos() >= 0)
+    ids.insert(ids.begin(), tokenizer.bos());
   json::array tokens;
   for (const TokenId id : ids) {
     if (request.with_pieces) {
-      tokens.push_back(json::object{{"id", static_cast<int64_t>(id)}, {"piece", piece_of(tokenizer.token_bytes(id))}});
+      tokens.push_back(json::object{{"id", static_cast<int64_t>(id)},
+                                    {"piece", piece_of(tokenizer.token_bytes(id))}});
     } else {
       tokens.push_back(static_cast<int64_t>(id));
     }
@@ -72,7 +76,9 @@ Result<HttpResponse> detokenize(App& app, const json::value& body) {
   std::vector<TokenId> ids;
   for (const int64_t id : request.tokens) {
     if (id < 0 || id >= text->tokenizer().vocab_size()) {
-      Error e{"invalid_request", "a token id is outside the vocabulary of " + std::to_string(text->tokenizer().vocab_size())};
+      Error e{"invalid_request",
+              "a token id is outside the vocabulary of " +
+                  std::to_string(text->tokenizer().vocab_size())};
       e.field = "tokens";
       return e;
     }
@@ -88,9 +94,15 @@ Result<HttpResponse> apply_template(App& app, const json::value& body) {
   return json_response(200, json::object{{"prompt", prompt}});
 }
 
-Answer handle_tokenize(App& app, HttpRequest r, std::string) { return on_worker(app, std::move(r), tokenize); }
-Answer handle_detokenize(App& app, HttpRequest r, std::string) { return on_worker(app, std::move(r), detokenize); }
-Answer handle_template(App& app, HttpRequest r, std::string) { return on_worker(app, std::move(r), apply_template); }
+Answer handle_tokenize(App& app, HttpRequest r, std::string) {
+  return on_worker(app, std::move(r), tokenize);
+}
+Answer handle_detokenize(App& app, HttpRequest r, std::string) {
+  return on_worker(app, std::move(r), detokenize);
+}
+Answer handle_template(App& app, HttpRequest r, std::string) {
+  return on_worker(app, std::move(r), apply_template);
+}
 
 constexpr Route kRoutes[] = {
     {"POST", "/tokenize", handle_tokenize},

@@ -25,8 +25,9 @@ namespace {
 
 constexpr auto kSweepEvery = std::chrono::milliseconds(100);
 constexpr auto kAcceptPause = std::chrono::milliseconds(100);
-constexpr rlim_t kWantedFiles = 4096;      // 1,024 connections, models in many parts, and some
-constexpr int64_t kDrainGrace_ms = 2'000;  // after the drain: for cancelled generations to tell their clients
+constexpr rlim_t kWantedFiles = 4096;  // 1,024 connections, models in many parts, and some
+constexpr int64_t kDrainGrace_ms =
+    2'000;  // after the drain: for cancelled generations to tell their clients
 
 void raise_file_limit() {
   rlimit limit{};
@@ -35,8 +36,9 @@ void raise_file_limit() {
   ::setrlimit(RLIMIT_NOFILE, &limit);
 }
 
-// Large buffers are mappings of their own and go back to the kernel when freed; glibc would otherwise raise its
-// threshold after the first one and keep them. Few arenas: each keeps what its threads once needed.
+// Large buffers are mappings of their own and go back to the kernel when freed; glibc would
+// otherwise raise its threshold after the first one and keep them. Few arenas: each keeps what its
+// threads once needed.
 void keep_heap_small() {
   ::mallopt(M_MMAP_THRESHOLD, 128 << 10);
   ::mallopt(M_TRIM_THRESHOLD, 1 << 20);
@@ -50,7 +52,8 @@ void turn_away(int fd, const Error& error) {
                     "\r\nContent-Type: application/json\r\nConnection: close\r\n" +
                     (r.status == 503 ? "Retry-After: 1\r\n" : "") +
                     "Content-Length: " + std::to_string(r.body.size()) + "\r\n\r\n" + r.body;
-  [[maybe_unused]] const auto sent = ::send(fd, out.data(), out.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+  [[maybe_unused]] const auto sent =
+      ::send(fd, out.data(), out.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
 }  // namespace
@@ -67,7 +70,7 @@ struct Server::Impl {
   std::unique_ptr<SessionShared> shared;
   std::unordered_set<std::shared_ptr<HttpSession>> sessions;
   std::thread queue_shutdown;
-  int reserve_fd = -1;                 // given up to answer when descriptors run out
+  int reserve_fd = -1;  // given up to answer when descriptors run out
   bool sweeping = false;
   bool stopping = false;
   int exit_code = 0;
@@ -76,7 +79,9 @@ struct Server::Impl {
 
   ~Impl() {
     // Sessions hold answers, answers hold reservations of the App's budget: they go before it.
-    for (const auto& s : std::vector<std::shared_ptr<HttpSession>>(sessions.begin(), sessions.end())) s->close();
+    for (const auto& s :
+         std::vector<std::shared_ptr<HttpSession>>(sessions.begin(), sessions.end()))
+      s->close();
     io.restart();
     for (int i = 0; i < 100 && !sessions.empty(); ++i) io.run_for(std::chrono::milliseconds(10));
     if (queue_shutdown.joinable()) queue_shutdown.join();
@@ -113,7 +118,9 @@ Result<std::unique_ptr<Server>> Server::create(ServerOptions options) {
   impl.app = std::make_unique<App>(std::move(options), threads);
   App& app = *impl.app;
   impl.shared = std::make_unique<SessionShared>(SessionShared{app});
-  app.stop = [&impl](int64_t drain_ms) { asio::post(impl.io, [&impl, drain_ms] { impl.begin_stop(drain_ms); }); };
+  app.stop = [&impl](int64_t drain_ms) {
+    asio::post(impl.io, [&impl, drain_ms] { impl.begin_stop(drain_ms); });
+  };
   app.keep_alive_changed = [&impl] { asio::post(impl.io, [&impl] { impl.housekeep(); }); };
   app.registry.restore();
   for (const ModelOption& m : app.options.models) {
@@ -158,7 +165,7 @@ void Server::Impl::watch_signals() {
     if (stopping) {
       exit_code = 128 + signal;
       spdlog::warn("second signal, stopping now signal={}", signal);
-      app->queue.shutdown(0);        // cancels; the drain that waits on another thread then ends too
+      app->queue.shutdown(0);  // cancels; the drain that waits on another thread then ends too
       io.stop();
       return;
     }
@@ -190,7 +197,8 @@ void Server::Impl::finish_stop_when_quiet() {
   });
 }
 
-// Unloads what is due, leaves when idle for long enough, and comes back when the next of both is due.
+// Unloads what is due, leaves when idle for long enough, and comes back when the next of both is
+// due.
 void Server::Impl::housekeep() {
   if (stopping) return;
   const auto now = SteadyClock::now();
@@ -233,7 +241,8 @@ asio::awaitable<void> Server::Impl::accept_loop() {
       continue;
     }
     if (ec == asio::error::operation_aborted) co_return;
-    if (ec == boost::system::errc::too_many_files_open || ec == boost::system::errc::too_many_files_open_in_system) {
+    if (ec == boost::system::errc::too_many_files_open ||
+        ec == boost::system::errc::too_many_files_open_in_system) {
       out_of_files();
     }
     if (ec == asio::error::connection_aborted) continue;
@@ -243,13 +252,14 @@ asio::awaitable<void> Server::Impl::accept_loop() {
   }
 }
 
-// The connection waits in the kernel's queue and would be reported again and again: take it with the descriptor kept
-// for this, answer, and keep one again.
+// The connection waits in the kernel's queue and would be reported again and again: take it with
+// the descriptor kept for this, answer, and keep one again.
 void Server::Impl::out_of_files() {
   spdlog::warn("no descriptors left for a connection connections={}", sessions.size());
   if (reserve_fd < 0) return;
   ::close(reserve_fd);
-  const int fd = ::accept4(acceptor.native_handle(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
+  const int fd =
+      ::accept4(acceptor.native_handle(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
   if (fd >= 0) {
     turn_away(fd, Error{"overloaded", "the daemon has no descriptors left"});
     ::close(fd);
@@ -267,7 +277,8 @@ bool Server::Impl::make_room(uint32_t uid) {
     if (same) ++of_uid;
     if (!s->evictable()) continue;
     if (!oldest || s->waiting_since() < oldest->waiting_since()) oldest = s;
-    if (same && (!oldest_of_uid || s->waiting_since() < oldest_of_uid->waiting_since())) oldest_of_uid = s;
+    if (same && (!oldest_of_uid || s->waiting_since() < oldest_of_uid->waiting_since()))
+      oldest_of_uid = s;
   }
   if (of_uid >= limits.connections_per_uid) {
     if (!oldest_of_uid) return false;

@@ -12,8 +12,8 @@ StopMatcher::StopMatcher(std::vector<std::string> stops) : stops_(std::move(stop
 std::string StopMatcher::push(std::string_view piece) {
   if (matched_) return {};
   held_ += piece;
-  // The stop string that is complete first ends the text, as if the text had come byte by byte; of those that end
-  // together, the longest.
+  // The stop string that is complete first ends the text, as if the text had come byte by byte; of
+  // those that end together, the longest.
   size_t best_end = std::string::npos;
   size_t best_start = 0;
   for (const std::string& stop : stops_) {

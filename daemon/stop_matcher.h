@@ -1,5 +1,5 @@
-// Finds stop strings in text that comes in pieces: what could still become one is held back, what cannot is given out,
-// and the text ends before the first that is complete.
+// Finds stop strings in text that comes in pieces: what could still become one is held back, what
+// cannot is given out, and the text ends before the first that is complete.
 #pragma once
 
 #include <cstddef>
@@ -22,7 +22,7 @@ class StopMatcher {
 
  private:
   std::vector<std::string> stops_;
-  std::string held_;       // shorter than the longest stop string
+  std::string held_;  // shorter than the longest stop string
   bool matched_ = false;
 };
 

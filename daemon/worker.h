@@ -1,6 +1,6 @@
-// Threads for what may take longer than the io thread can wait: JSON, templates, tokenizing, model headers, fsync.
-// Jobs start in the order they were posted. The number waiting is bounded by the number of connections, each of which
-// has at most one request under way.
+// Threads for what may take longer than the io thread can wait: JSON, templates, tokenizing, model
+// headers, fsync. Jobs start in the order they were posted. The number waiting is bounded by the
+// number of connections, each of which has at most one request under way.
 #pragma once
 
 #include <condition_variable>
@@ -15,12 +15,12 @@ namespace sluice {
 class Worker {
  public:
   explicit Worker(int n_threads);
-  ~Worker();   // runs what is running, drops what waits
+  ~Worker();  // runs what is running, drops what waits
   Worker(const Worker&) = delete;
   Worker& operator=(const Worker&) = delete;
 
-  // Any thread. An exception that leaves `job` is logged. `large`: it needs much memory for a moment; what the heap kept
-  // of it is given back afterwards.
+  // Any thread. An exception that leaves `job` is logged. `large`: it needs much memory for a
+  // moment; what the heap kept of it is given back afterwards.
   void post(std::function<void()> job, bool large = false);
 
  private:
@@ -32,8 +32,8 @@ class Worker {
     std::function<void()> run;
     bool large = false;
   };
-  std::deque<Job> jobs_;                     // guarded by mutex_
-  bool stopping_ = false;                    // guarded by mutex_
+  std::deque<Job> jobs_;   // guarded by mutex_
+  bool stopping_ = false;  // guarded by mutex_
   std::vector<std::thread> threads_;
 };
 

@@ -41,7 +41,7 @@ constexpr CodeRow kCodes[] = {
     {"budget_exceeded", 422, 6},
     {"model_changed", 422, 1},
     {"model_unsupported", 422, 1},
-    {"io.open", 422, 1},          // the file that was named, not our disk
+    {"io.open", 422, 1},  // the file that was named, not our disk
     {"io.not_regular", 422, 1},
     {"numeric.nan", 422, 1},
     {"headers_too_large", 431, 1},
@@ -72,11 +72,16 @@ const CodeRow* find_code(std::string_view code) {
 // OpenAI's coarse classes.
 const char* type_of(int status) {
   switch (status) {
-    case 401: return "authentication_error";
-    case 403: return "permission_error";
-    case 404: return "not_found_error";
-    case 429: return "rate_limit_error";
-    default: return status >= 500 ? "server_error" : "invalid_request_error";
+    case 401:
+      return "authentication_error";
+    case 403:
+      return "permission_error";
+    case 404:
+      return "not_found_error";
+    case 429:
+      return "rate_limit_error";
+    default:
+      return status >= 500 ? "server_error" : "invalid_request_error";
   }
 }
 
@@ -91,7 +96,8 @@ std::string text_field(const boost::json::object& o, std::string_view key) {
   return std::string(v->get_string());
 }
 
-// An error in a model file says where: "m.gguf: offset 12: general.alignment: found 7, allowed a power of two".
+// An error in a model file says where: "m.gguf: offset 12: general.alignment: found 7, allowed a
+// power of two".
 std::string message_of(const Error& e, bool in_file) {
   if (!in_file) return to_valid_utf8(e.what);
   std::string out;
@@ -105,7 +111,8 @@ std::string message_of(const Error& e, bool in_file) {
 
 int http_status_of(std::string_view code) {
   if (const CodeRow* row = find_code(code); row != nullptr && row->status != 0) return row->status;
-  if (code.starts_with("gguf.") || code.starts_with("template.") || code.starts_with("tokenizer.")) return 422;
+  if (code.starts_with("gguf.") || code.starts_with("template.") || code.starts_with("tokenizer."))
+    return 422;
   return 500;
 }
 
@@ -113,11 +120,15 @@ int exit_code_of(std::string_view code, int http_status) {
   if (const CodeRow* row = find_code(code)) return row->exit_code;
   switch (http_status) {
     case 401:
-    case 403: return 4;
-    case 404: return 5;
+    case 403:
+      return 4;
+    case 404:
+      return 5;
     case 429:
-    case 503: return 7;
-    default: return 1;
+    case 503:
+      return 7;
+    default:
+      return 1;
   }
 }
 

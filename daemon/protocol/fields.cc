@@ -18,14 +18,21 @@ namespace {
 
 const char* kind_name(const json::value& v) {
   switch (v.kind()) {
-    case json::kind::null: return "null";
-    case json::kind::bool_: return "a boolean";
+    case json::kind::null:
+      return "null";
+    case json::kind::bool_:
+      return "a boolean";
     case json::kind::int64:
-    case json::kind::uint64: return "an integer";
-    case json::kind::double_: return "a number";
-    case json::kind::string: return "a string";
-    case json::kind::array: return "an array";
-    case json::kind::object: return "an object";
+    case json::kind::uint64:
+      return "an integer";
+    case json::kind::double_:
+      return "a number";
+    case json::kind::string:
+      return "a string";
+    case json::kind::array:
+      return "an array";
+    case json::kind::object:
+      return "an object";
   }
   return "something else";
 }
@@ -45,7 +52,8 @@ Error unsupported_parameter(std::string_view param, std::string what, std::strin
 }
 
 Error wrong_kind(std::string_view param, const json::value& v, const char* wanted) {
-  return bad_parameter(param, fmt::format("{} is {}, {} is expected", escape_text(param), kind_name(v), wanted));
+  return bad_parameter(
+      param, fmt::format("{} is {}, {} is expected", escape_text(param), kind_name(v), wanted));
 }
 
 const json::value* Fields::find(std::string_view key) {
@@ -67,7 +75,8 @@ Result<double> Fields::number(std::string_view key, double absent, double lo, do
   if (!v->is_number()) return wrong_kind(name(key), *v, "a number");
   const double d = v->to_number<double>();
   if (!(d >= lo && d <= hi)) {
-    return bad_parameter(name(key), fmt::format("{} is {}, {} to {} is allowed", name(key), d, lo, hi));
+    return bad_parameter(name(key),
+                         fmt::format("{} is {}, {} to {} is allowed", name(key), d, lo, hi));
   }
   return d;
 }
@@ -81,7 +90,8 @@ Result<std::optional<int64_t>> Fields::integer(std::string_view key, int64_t lo,
   }
   const auto n = v->to_number<int64_t>(ec);
   if (ec || n < lo || n > hi) {
-    return bad_parameter(name(key), fmt::format("{} is {}, {} to {} is allowed", name(key), json_text(*v), lo, hi));
+    return bad_parameter(
+        name(key), fmt::format("{} is {}, {} to {} is allowed", name(key), json_text(*v), lo, hi));
   }
   return std::optional<int64_t>(n);
 }
@@ -91,12 +101,16 @@ Result<std::string> Fields::text(std::string_view key, size_t max_bytes) {
   if (v == nullptr) return std::string();
   if (!v->is_string()) return wrong_kind(name(key), *v, "a string");
   if (v->get_string().size() > max_bytes) {
-    return bad_parameter(name(key), fmt::format("{} has {} bytes, {} are allowed", name(key), v->get_string().size(), max_bytes));
+    return bad_parameter(
+        name(key),
+        fmt::format(
+            "{} has {} bytes, {} are allowed", name(key), v->get_string().size(), max_bytes));
   }
   return std::string(v->get_string());
 }
 
-void Fields::harmless(std::initializer_list<std::string_view> keys, std::vector<std::string>& ignored) {
+void Fields::harmless(std::initializer_list<std::string_view> keys,
+                      std::vector<std::string>& ignored) {
   for (const auto key : keys) {
     if (find(key) != nullptr) ignored.emplace_back(key);
   }
@@ -108,8 +122,8 @@ Result<void> Fields::no_others() const {
     if (std::find(known_.begin(), known_.end(), key) != known_.end()) continue;
     const std::string near = nearest_word(key, known_);
     return unsupported_parameter(name(key),
-                       fmt::format("unknown parameter {}", escape_text(name(key))),
-                       near.empty() ? "" : fmt::format("did you mean {}?", name(near)));
+                                 fmt::format("unknown parameter {}", escape_text(name(key))),
+                                 near.empty() ? "" : fmt::format("did you mean {}?", name(near)));
   }
   return success();
 }

@@ -1,5 +1,6 @@
-// Typed, range-checked reads of a request's fields. Everything that is not asked for is refused at the end, with the
-// nearest known name. Errors are invalid_request or unsupported_parameter, Error::field names the parameter.
+// Typed, range-checked reads of a request's fields. Everything that is not asked for is refused at
+// the end, with the nearest known name. Errors are invalid_request or unsupported_parameter,
+// Error::field names the parameter.
 #pragma once
 
 #include <boost/json/object.hpp>
@@ -20,10 +21,12 @@ Error unsupported_parameter(std::string_view param, std::string what, std::strin
 // "seed is a string, a 64-bit integer is expected".
 Error wrong_kind(std::string_view param, const boost::json::value& v, const char* wanted);
 
-// Reads of one object's fields. A null counts as absent, as OpenAI's clients send it. The object must outlive it.
+// Reads of one object's fields. A null counts as absent, as OpenAI's clients send it. The object
+// must outlive it.
 class Fields {
  public:
-  explicit Fields(const boost::json::object& o, std::string prefix = {}) : object_(o), prefix_(std::move(prefix)) {}
+  explicit Fields(const boost::json::object& o, std::string prefix = {})
+      : object_(o), prefix_(std::move(prefix)) {}
 
   // Null when absent.
   const boost::json::value* find(std::string_view key);

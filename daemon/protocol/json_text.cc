@@ -19,10 +19,18 @@ void append_string(std::string& out, std::string_view text) {
 // Recursion is bounded: what we print is either ours or passed check_json_limits.
 void append_value(std::string& out, const boost::json::value& v) {
   switch (v.kind()) {
-    case boost::json::kind::null: out += "null"; break;
-    case boost::json::kind::bool_: out += v.get_bool() ? "true" : "false"; break;
-    case boost::json::kind::int64: fmt::format_to(std::back_inserter(out), "{}", v.get_int64()); break;
-    case boost::json::kind::uint64: fmt::format_to(std::back_inserter(out), "{}", v.get_uint64()); break;
+    case boost::json::kind::null:
+      out += "null";
+      break;
+    case boost::json::kind::bool_:
+      out += v.get_bool() ? "true" : "false";
+      break;
+    case boost::json::kind::int64:
+      fmt::format_to(std::back_inserter(out), "{}", v.get_int64());
+      break;
+    case boost::json::kind::uint64:
+      fmt::format_to(std::back_inserter(out), "{}", v.get_uint64());
+      break;
     case boost::json::kind::double_: {
       const double d = v.get_double();
       if (!std::isfinite(d)) {
@@ -35,7 +43,9 @@ void append_value(std::string& out, const boost::json::value& v) {
       if (out.find_first_of(".eE", at) == std::string::npos) out += ".0";
       break;
     }
-    case boost::json::kind::string: append_string(out, v.get_string()); break;
+    case boost::json::kind::string:
+      append_string(out, v.get_string());
+      break;
     case boost::json::kind::array: {
       out += '[';
       const char* comma = "";
@@ -80,13 +90,16 @@ Result<void> check_json_limits(std::string_view text, const JsonLimits& limits) 
       continue;
     }
     switch (c) {
-      case '"': in_string = true; break;
+      case '"':
+        in_string = true;
+        break;
       case '[':
       case '{':
         ++values;
         if (++depth > limits.depth) {
-          return Error{"invalid_request",
-                       fmt::format("the JSON is nested deeper than {} levels at byte {}", limits.depth, i)};
+          return Error{
+              "invalid_request",
+              fmt::format("the JSON is nested deeper than {} levels at byte {}", limits.depth, i)};
         }
         break;
       case ']':
@@ -95,11 +108,13 @@ Result<void> check_json_limits(std::string_view text, const JsonLimits& limits) 
         break;
       case ',':
         if (++values > limits.values) {
-          return Error{"invalid_request",
-                       fmt::format("the JSON holds more than {} values at byte {}", limits.values, i)};
+          return Error{
+              "invalid_request",
+              fmt::format("the JSON holds more than {} values at byte {}", limits.values, i)};
         }
         break;
-      default: break;
+      default:
+        break;
     }
   }
   return success();
@@ -114,11 +129,13 @@ Result<boost::json::value> parse_json(std::string_view text, const JsonLimits& l
   boost::system::error_code ec;
   const size_t n = parser.write_some(text.data(), text.size(), ec);
   if (ec) {
-    return Error{"invalid_request", fmt::format("the body is not valid JSON at byte {}: {}", n, ec.message())};
+    return Error{"invalid_request",
+                 fmt::format("the body is not valid JSON at byte {}: {}", n, ec.message())};
   }
   for (size_t i = n; i < text.size(); ++i) {
     if (text[i] != ' ' && text[i] != '\t' && text[i] != '\r' && text[i] != '\n') {
-      return Error{"invalid_request", fmt::format("the body goes on after the JSON value at byte {}", i)};
+      return Error{"invalid_request",
+                   fmt::format("the body goes on after the JSON value at byte {}", i)};
     }
   }
   return parser.release();

@@ -12,7 +12,7 @@ namespace sluice {
 
 struct JsonLimits {
   size_t depth = 64;
-  size_t values = 1u << 20;      // commas and brackets, a measure of the parsed tree's size
+  size_t values = 1u << 20;  // commas and brackets, a measure of the parsed tree's size
 };
 
 // Iterative look at the brackets outside strings, before anything recursive sees the text.
@@ -23,8 +23,8 @@ Result<void> check_json_limits(std::string_view text, const JsonLimits& limits);
 // Errors: invalid_request with the byte offset.
 Result<boost::json::value> parse_json(std::string_view text, const JsonLimits& limits = {});
 
-// Compact text. Integers print as integers, doubles in the shortest form that reads back (0.5, 12.25, 1e+30);
-// NaN and infinities as null; strings with invalid UTF-8 get U+FFFD.
+// Compact text. Integers print as integers, doubles in the shortest form that reads back
+// (0.5, 12.25, 1e+30); NaN and infinities as null; strings with invalid UTF-8 get U+FFFD.
 std::string json_text(const boost::json::value& v);
 
 }  // namespace sluice

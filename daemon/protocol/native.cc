@@ -77,9 +77,10 @@ class Reader {
   }
   Result<void> done() const {
     if (bad_.empty()) return success();
-    return Error{"protocol",
-                 fmt::format("the daemon's {} has a field \"{}\" of an unexpected type", what_, bad_),
-                 "client and daemon are of different versions; restart the daemon"};
+    return Error{
+        "protocol",
+        fmt::format("the daemon's {} has a field \"{}\" of an unexpected type", what_, bad_),
+        "client and daemon are of different versions; restart the daemon"};
   }
 
  private:

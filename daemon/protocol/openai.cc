@@ -25,7 +25,10 @@ Result<std::vector<std::string>> stop_strings(const json::value* v) {
     if (!item.is_string()) return wrong_kind("stop", item, "a string or an array of strings");
     if (item.get_string().empty()) return bad_parameter("stop", "a stop string is empty");
     if (item.get_string().size() > kMaxStopBytes) {
-      return bad_parameter("stop", fmt::format("a stop string has {} bytes, {} are allowed", item.get_string().size(), kMaxStopBytes));
+      return bad_parameter("stop",
+                           fmt::format("a stop string has {} bytes, {} are allowed",
+                                       item.get_string().size(),
+                                       kMaxStopBytes));
     }
     out.emplace_back(item.get_string());
     return success();
@@ -35,7 +38,10 @@ Result<std::vector<std::string>> stop_strings(const json::value* v) {
     return out;
   }
   if (v->get_array().size() > kMaxStopStrings) {
-    return bad_parameter("stop", fmt::format("stop holds {} strings, {} are allowed", v->get_array().size(), kMaxStopStrings));
+    return bad_parameter(
+        "stop",
+        fmt::format(
+            "stop holds {} strings, {} are allowed", v->get_array().size(), kMaxStopStrings));
   }
   for (const auto& item : v->get_array()) {
     SLUICE_TRY(add(item));
@@ -47,18 +53,25 @@ Result<void> read_logit_bias(Fields& f, GenerationParams& p) {
   const auto* v = f.find("logit_bias");
   if (v == nullptr) return success();
   if (!v->is_object()) return wrong_kind("logit_bias", *v, "an object of token id to bias");
-  if (v->get_object().size() > 1024) return bad_parameter("logit_bias", "logit_bias holds more than 1024 entries");
+  if (v->get_object().size() > 1024)
+    return bad_parameter("logit_bias", "logit_bias holds more than 1024 entries");
   for (const auto& item : v->get_object()) {
     const std::string_view key = item.key();
     int64_t id = -1;
     const auto [end, ec] = std::from_chars(key.data(), key.data() + key.size(), id);
-    if (ec != std::errc() || end != key.data() + key.size() || id < 0 || id > std::numeric_limits<int32_t>::max()) {
-      return bad_parameter("logit_bias", fmt::format("logit_bias has the key \"{}\", a token id is expected", escape_text(key)));
+    if (ec != std::errc() || end != key.data() + key.size() || id < 0 ||
+        id > std::numeric_limits<int32_t>::max()) {
+      return bad_parameter(
+          "logit_bias",
+          fmt::format("logit_bias has the key \"{}\", a token id is expected", escape_text(key)));
     }
-    if (!item.value().is_number()) return wrong_kind("logit_bias", item.value(), "a number from -100 to 100");
+    if (!item.value().is_number())
+      return wrong_kind("logit_bias", item.value(), "a number from -100 to 100");
     const double bias = item.value().to_number<double>();
     if (!(bias >= -100 && bias <= 100)) {
-      return bad_parameter("logit_bias", fmt::format("logit_bias of token {} is {}, -100 to 100 is allowed", id, bias));
+      return bad_parameter(
+          "logit_bias",
+          fmt::format("logit_bias of token {} is {}, -100 to 100 is allowed", id, bias));
     }
     p.logit_bias.emplace_back(id, bias);
   }
@@ -82,7 +95,8 @@ Result<void> read_sluice(Fields& f, GenerationParams& p) {
   if (!v->is_object()) return wrong_kind("sluice", *v, "an object");
   Fields s(v->get_object(), "sluice.");
   SLUICE_TRY(p.session, s.text("session", 128));
-  if (!p.session.empty()) p.ignored.emplace_back("sluice.session");   // kept sessions are not built yet
+  if (!p.session.empty())
+    p.ignored.emplace_back("sluice.session");  // kept sessions are not built yet
   if (const auto* keep = s.find("keep_alive")) {
     SLUICE_TRY(const int64_t ms, keep_alive_from_json(*keep, "sluice.keep_alive"));
     p.keep_alive_ms = ms;
@@ -93,7 +107,9 @@ Result<void> read_sluice(Fields& f, GenerationParams& p) {
   } else if (priority == "low") {
     p.priority = RequestPriority::kLow;
   } else if (!priority.empty() && priority != "normal") {
-    return bad_parameter("sluice.priority", fmt::format("sluice.priority is {}, low, normal or high is allowed", escape_text(priority)));
+    return bad_parameter("sluice.priority",
+                         fmt::format("sluice.priority is {}, low, normal or high is allowed",
+                                     escape_text(priority)));
   }
   SLUICE_TRY(p.ctx, s.integer("ctx", 1, int64_t{1} << 31));
   return s.no_others();
@@ -117,18 +133,21 @@ Result<void> read_response_format(Fields& f) {
   if (v == nullptr) return success();
   if (!v->is_object()) return wrong_kind("response_format", *v, "an object");
   const auto* type = v->get_object().if_contains("type");
-  if (type == nullptr || !type->is_string()) return bad_parameter("response_format", "response_format needs a \"type\" string");
+  if (type == nullptr || !type->is_string())
+    return bad_parameter("response_format", "response_format needs a \"type\" string");
   const std::string_view name = type->get_string();
   if (name == "text") return success();
   if (name == "json_object" || name == "json_schema") {
     return unsupported_parameter("response_format",
-                       fmt::format("response_format {} is not supported yet", name),
-                       "ask for JSON in the prompt and use {\"type\":\"text\"}");
+                                 fmt::format("response_format {} is not supported yet", name),
+                                 "ask for JSON in the prompt and use {\"type\":\"text\"}");
   }
-  return bad_parameter("response_format", fmt::format("response_format type {} is unknown", escape_text(name)));
+  return bad_parameter("response_format",
+                       fmt::format("response_format type {} is unknown", escape_text(name)));
 }
 
-// Parameters chat and completions share. `max_tokens_min`: 0 where scoring without output makes sense.
+// Parameters chat and completions share. `max_tokens_min`: 0 where scoring without output makes
+// sense.
 Result<GenerationParams> read_params(Fields& f, int64_t max_tokens_min) {
   constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
   GenerationParams p;
@@ -138,7 +157,7 @@ Result<GenerationParams> read_params(Fields& f, int64_t max_tokens_min) {
   SLUICE_TRY(p.temperature, f.number("temperature", 1, 0, 2));
   SLUICE_TRY(p.top_p, f.number("top_p", 1, 0, 1));
   SLUICE_TRY(const auto top_k, f.integer("top_k", -1, kMost));
-  p.top_k = std::max<int64_t>(0, top_k.value_or(0));     // -1 means off for some clients
+  p.top_k = std::max<int64_t>(0, top_k.value_or(0));  // -1 means off for some clients
   SLUICE_TRY(p.min_p, f.number("min_p", 0, 0, 1));
   SLUICE_TRY(p.typical_p, f.number("typical_p", 1, 0, 1));
   SLUICE_TRY(p.repetition_penalty, f.number("repetition_penalty", 1, 0.01, 100));
@@ -156,7 +175,8 @@ Result<GenerationParams> read_params(Fields& f, int64_t max_tokens_min) {
     p.keep_alive_ms = ms;
   }
   SLUICE_TRY(read_response_format(f));
-  f.harmless({"user", "store", "metadata", "service_tier", "safety_identifier", "prompt_cache_key"}, p.ignored);
+  f.harmless({"user", "store", "metadata", "service_tier", "safety_identifier", "prompt_cache_key"},
+             p.ignored);
   return p;
 }
 
@@ -170,15 +190,20 @@ Result<std::string> content_text(const json::value& v, const std::string& param)
     const auto* o = part.if_object();
     if (o == nullptr) return wrong_kind(param, part, "a text part");
     const auto* type = o->if_contains("type");
-    if (type == nullptr || !type->is_string()) return bad_parameter(param, fmt::format("a part of {} has no type", param));
+    if (type == nullptr || !type->is_string())
+      return bad_parameter(param, fmt::format("a part of {} has no type", param));
     const std::string_view name = type->get_string();
     if (name == "image_url" || name == "input_audio" || name == "file") {
-      return unsupported_parameter(param, fmt::format("{} parts are not supported", name), "send text parts only");
+      return unsupported_parameter(
+          param, fmt::format("{} parts are not supported", name), "send text parts only");
     }
     const auto* text = o->if_contains(name == "refusal" ? "refusal" : "text");
     if ((name != "text" && name != "refusal") || text == nullptr || !text->is_string()) {
-      return bad_parameter(param, fmt::format("a part of {} is of type {}, {{\"type\":\"text\",\"text\":...}} is expected",
-                                    param, escape_text(name)));
+      return bad_parameter(
+          param,
+          fmt::format("a part of {} is of type {}, {{\"type\":\"text\",\"text\":...}} is expected",
+                      param,
+                      escape_text(name)));
     }
     out += std::string_view(text->get_string());
   }
@@ -192,9 +217,11 @@ Result<json::array> tool_calls_of(const json::value& v, const std::string& param
   for (const auto& item : v.get_array()) {
     const auto* call = item.if_object();
     const auto* function = call == nullptr ? nullptr : call->if_contains("function");
-    const auto* name = function == nullptr || !function->is_object() ? nullptr
-                                                                     : function->get_object().if_contains("name");
-    if (name == nullptr || !name->is_string()) return bad_parameter(param, fmt::format("{} needs function.name in each call", param));
+    const auto* name = function == nullptr || !function->is_object()
+                           ? nullptr
+                           : function->get_object().if_contains("name");
+    if (name == nullptr || !name->is_string())
+      return bad_parameter(param, fmt::format("{} needs function.name in each call", param));
     json::object copy = *call;
     json::object& f = copy["function"].get_object();
     if (const auto* args = f.if_contains("arguments"); args != nullptr && args->is_string()) {
@@ -216,10 +243,13 @@ Result<json::object> message_from_json(const json::value& v, size_t i) {
   if (role == nullptr) return bad_parameter(at, at + " has no role");
   if (!role->is_string()) return wrong_kind(at + ".role", *role, "a string");
   std::string_view name = role->get_string();
-  if (name == "developer") name = "system";      // what templates know
+  if (name == "developer") name = "system";  // what templates know
   if (name != "system" && name != "user" && name != "assistant" && name != "tool") {
-    return bad_parameter(at + ".role",
-               fmt::format("{}.role is \"{}\", system, developer, user, assistant or tool is allowed", at, escape_text(name)));
+    return bad_parameter(
+        at + ".role",
+        fmt::format("{}.role is \"{}\", system, developer, user, assistant or tool is allowed",
+                    at,
+                    escape_text(name)));
   }
   json::object out{{"role", name}};
   const auto* calls = o->if_contains("tool_calls");
@@ -228,7 +258,8 @@ Result<json::object> message_from_json(const json::value& v, size_t i) {
   if ((content == nullptr || content->is_null()) && name != "assistant") {
     return bad_parameter(at + ".content", fmt::format("{} of role {} has no content", at, name));
   }
-  SLUICE_TRY(const std::string text, content_text(content == nullptr ? json::value() : *content, at + ".content"));
+  SLUICE_TRY(const std::string text,
+             content_text(content == nullptr ? json::value() : *content, at + ".content"));
   out["content"] = text;
   if (calls != nullptr) {
     SLUICE_TRY(auto list, tool_calls_of(*calls, at + ".tool_calls"));
@@ -253,12 +284,13 @@ Result<json::array> read_tools(Fields& f) {
       const auto* o = tool.if_object();
       const auto* type = o == nullptr ? nullptr : o->if_contains("type");
       const auto* function = o == nullptr ? nullptr : o->if_contains("function");
-      if (type == nullptr || !type->is_string() || type->get_string() != "function" || function == nullptr ||
-          !function->is_object()) {
+      if (type == nullptr || !type->is_string() || type->get_string() != "function" ||
+          function == nullptr || !function->is_object()) {
         return bad_parameter("tools", "each tool is {\"type\":\"function\",\"function\":{...}}");
       }
       const auto* name = function->get_object().if_contains("name");
-      if (name == nullptr || !name->is_string()) return bad_parameter("tools", "each tool needs function.name");
+      if (name == nullptr || !name->is_string())
+        return bad_parameter("tools", "each tool needs function.name");
     }
     out = v->get_array();
   }
@@ -266,7 +298,8 @@ Result<json::array> read_tools(Fields& f) {
   if (choice->is_string() && choice->get_string() == "auto") return out;
   if (choice->is_string() && choice->get_string() == "none") return json::array();
   if (choice->is_object() || (choice->is_string() && choice->get_string() == "required")) {
-    return unsupported_parameter("tool_choice", "a forced tool_choice is not supported yet", "use \"auto\" or \"none\"");
+    return unsupported_parameter(
+        "tool_choice", "a forced tool_choice is not supported yet", "use \"auto\" or \"none\"");
   }
   return bad_parameter("tool_choice", "tool_choice is \"none\" or \"auto\"");
 }
@@ -287,8 +320,10 @@ Result<ChatInput> read_chat(Fields& f) {
     if (!kwargs->is_object()) return wrong_kind("chat_template_kwargs", *kwargs, "an object");
     for (const auto& item : kwargs->get_object()) {
       const std::string_view key = item.key();
-      if (key == "messages" || key == "tools" || key == "add_generation_prompt" || key == "bos_token" || key == "eos_token") {
-        return bad_parameter("chat_template_kwargs", fmt::format("chat_template_kwargs may not set {}", key));
+      if (key == "messages" || key == "tools" || key == "add_generation_prompt" ||
+          key == "bos_token" || key == "eos_token") {
+        return bad_parameter("chat_template_kwargs",
+                             fmt::format("chat_template_kwargs may not set {}", key));
       }
     }
     chat.template_kwargs = kwargs->get_object();
@@ -322,7 +357,8 @@ Result<std::vector<Prompt>> read_prompts(Fields& f) {
     return out;
   }
   const auto* a = v->if_array();
-  if (a == nullptr) return wrong_kind("prompt", *v, "a string, an array of strings, token ids, or arrays of them");
+  if (a == nullptr)
+    return wrong_kind("prompt", *v, "a string, an array of strings, token ids, or arrays of them");
   if (a->empty()) return bad_parameter("prompt", "prompt is empty");
   if (a->front().is_number()) {
     SLUICE_TRY(auto prompt, ids_prompt(*a));
@@ -330,7 +366,8 @@ Result<std::vector<Prompt>> read_prompts(Fields& f) {
     return out;
   }
   if (a->size() > kMaxPrompts) {
-    return bad_parameter("prompt", fmt::format("prompt holds {} prompts, {} are allowed", a->size(), kMaxPrompts));
+    return bad_parameter(
+        "prompt", fmt::format("prompt holds {} prompts, {} are allowed", a->size(), kMaxPrompts));
   }
   for (const auto& item : *a) {
     if (item.is_string()) {
@@ -352,11 +389,14 @@ Result<int64_t> keep_alive_from_json(const json::value& v, const std::string& pa
   if (v.is_string()) {
     auto ms = parse_duration_ms(v.get_string());
     if (ms) return ms;
-    return bad_parameter(param, fmt::format("{}: {}", param, ms.error().what), "\"5m\", seconds, -1 for ever, 0 for now");
+    return bad_parameter(param,
+                         fmt::format("{}: {}", param, ms.error().what),
+                         "\"5m\", seconds, -1 for ever, 0 for now");
   }
   if (!v.is_number()) return wrong_kind(param, v, "a duration");
   const double seconds = v.to_number<double>();
-  if (std::isnan(seconds) || seconds > kMaxSeconds) return bad_parameter(param, fmt::format("{} is too long", param));
+  if (std::isnan(seconds) || seconds > kMaxSeconds)
+    return bad_parameter(param, fmt::format("{} is too long", param));
   return seconds < 0 ? int64_t{-1} : static_cast<int64_t>(seconds * 1000);
 }
 
@@ -366,7 +406,8 @@ Result<ChatRequest> chat_request_from_json(const json::value& v) {
   ChatRequest r;
   SLUICE_TRY(r.chat, read_chat(f));
   SLUICE_TRY(r.params, read_params(f, 1));
-  SLUICE_TRY(const auto most, f.integer("max_completion_tokens", 1, std::numeric_limits<int32_t>::max()));
+  SLUICE_TRY(const auto most,
+             f.integer("max_completion_tokens", 1, std::numeric_limits<int32_t>::max()));
   if (most) r.params.max_tokens = most;
   SLUICE_TRY(r.params.logprobs, f.boolean("logprobs", false));
   SLUICE_TRY(const auto top, f.integer("top_logprobs", 0, 20));
@@ -376,8 +417,10 @@ Result<ChatRequest> chat_request_from_json(const json::value& v) {
   r.params.top_logprobs = static_cast<int>(top.value_or(0));
   if (const auto* modalities = f.find("modalities")) {
     const auto* a = modalities->if_array();
-    if (a == nullptr || a->size() != 1 || !a->front().is_string() || a->front().get_string() != "text") {
-      return unsupported_parameter("modalities", "only text can be generated", "leave modalities out");
+    if (a == nullptr || a->size() != 1 || !a->front().is_string() ||
+        a->front().get_string() != "text") {
+      return unsupported_parameter(
+          "modalities", "only text can be generated", "leave modalities out");
     }
   }
   f.harmless({"parallel_tool_calls"}, r.params.ignored);
@@ -399,11 +442,13 @@ Result<CompletionRequest> completion_request_from_json(const json::value& v) {
   }
   if (const auto* suffix = f.find("suffix"); suffix != nullptr) {
     if (!suffix->is_string()) return wrong_kind("suffix", *suffix, "a string");
-    return unsupported_parameter("suffix", "suffix is not supported", "put the text after the gap into the prompt");
+    return unsupported_parameter(
+        "suffix", "suffix is not supported", "put the text after the gap into the prompt");
   }
   SLUICE_TRY(const auto best_of, f.integer("best_of", 1, 20));
   if (best_of && *best_of != r.params.n) {
-    return unsupported_parameter("best_of", "best_of other than n is not supported", "leave best_of out");
+    return unsupported_parameter(
+        "best_of", "best_of other than n is not supported", "leave best_of out");
   }
   if (r.params.max_tokens == 0 && !r.echo) {
     return bad_parameter("max_tokens", "max_tokens is 0, at least 1 is needed unless echo is true");
@@ -439,7 +484,8 @@ Result<TokenizeRequest> tokenize_request_from_json(const json::value& v) {
     r.text = std::string(text->get_string());
     ++given;
   }
-  if (given != 1) return bad_parameter("content", "exactly one of content, text and input is needed");
+  if (given != 1)
+    return bad_parameter("content", "exactly one of content, text and input is needed");
   SLUICE_TRY(r.add_special, f.boolean("add_special", false));
   SLUICE_TRY(r.parse_special, f.boolean("parse_special", true));
   SLUICE_TRY(r.with_pieces, f.boolean("with_pieces", false));

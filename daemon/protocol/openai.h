@@ -1,6 +1,7 @@
-// Requests of the OpenAI routes, checked field by field. What a field may be is decided here, once: unknown ones are
-// refused with the nearest known name, harmless ones are accepted and named in `ignored` (a Sluice-Warning header),
-// ones that would change the text but are not built are unsupported_parameter. Error::field names the parameter.
+// Requests of the OpenAI routes, checked field by field. What a field may be is decided here, once:
+// unknown ones are refused with the nearest known name, harmless ones are accepted and named in
+// `ignored` (a Sluice-Warning header), ones that would change the text but are not built are
+// unsupported_parameter. Error::field names the parameter.
 #pragma once
 
 #include <boost/json/array.hpp>
@@ -18,15 +19,15 @@
 namespace sluice {
 
 inline constexpr size_t kMaxStopStrings = 16;
-inline constexpr size_t kMaxStopBytes = 4096;     // of one stop string
+inline constexpr size_t kMaxStopBytes = 4096;  // of one stop string
 inline constexpr size_t kMaxChoices = 4;
-inline constexpr size_t kMaxPrompts = 128;        // prompts times choices of one completion request
+inline constexpr size_t kMaxPrompts = 128;  // prompts times choices of one completion request
 
 enum class RequestPriority : uint8_t { kHigh, kNormal, kLow };
 
 // What chat and completion requests share.
 struct GenerationParams {
-  std::string model;                       // empty: the only one there is
+  std::string model;  // empty: the only one there is
   bool stream = false;
   bool include_usage = false;
   std::optional<int64_t> max_tokens;
@@ -55,9 +56,10 @@ struct GenerationParams {
 
 // What a chat template is given.
 struct ChatInput {
-  boost::json::array messages;             // role, content (a string), tool_calls with arguments as objects, ...
-  boost::json::array tools;                // empty: none, or tool_choice "none"
-  boost::json::object template_kwargs;     // enable_thinking and the like
+  boost::json::array
+      messages;              // role, content (a string), tool_calls with arguments as objects, ...
+  boost::json::array tools;  // empty: none, or tool_choice "none"
+  boost::json::object template_kwargs;  // enable_thinking and the like
 };
 
 struct ChatRequest {
@@ -69,14 +71,15 @@ using Prompt = std::variant<std::string, std::vector<int64_t>>;
 
 struct CompletionRequest {
   GenerationParams params;
-  std::vector<Prompt> prompts;             // at least one
+  std::vector<Prompt> prompts;  // at least one
   bool echo = false;
 };
 
 // Errors: invalid_request, unsupported_parameter.
 Result<ChatRequest> chat_request_from_json(const boost::json::value& v);
 Result<CompletionRequest> completion_request_from_json(const boost::json::value& v);
-// {messages, tools?, tool_choice?, chat_template_kwargs?, enable_thinking?, add_generation_prompt?, model?}
+// {messages, tools?, tool_choice?, chat_template_kwargs?, enable_thinking?, add_generation_prompt?,
+// model?}
 struct TemplateRequest {
   std::string model;
   ChatInput chat;
@@ -84,13 +87,14 @@ struct TemplateRequest {
 };
 Result<TemplateRequest> template_request_from_json(const boost::json::value& v);
 
-// {content | text | input, model?, add_special?, parse_special?, with_pieces?} -> {"tokens":[id...],"count"}, with
-// pieces {"tokens":[{"id","piece"}...],"count"} where a piece that is no UTF-8 is an array of bytes.
+// {content | text | input, model?, add_special?, parse_special?, with_pieces?} ->
+// {"tokens":[id...],"count"}, with pieces {"tokens":[{"id","piece"}...],"count"} where a piece that
+// is no UTF-8 is an array of bytes.
 struct TokenizeRequest {
   std::string model;
   std::string text;
-  bool add_special = false;      // BOS, where the model wants one
-  bool parse_special = true;     // texts of control tokens become those tokens
+  bool add_special = false;   // BOS, where the model wants one
+  bool parse_special = true;  // texts of control tokens become those tokens
   bool with_pieces = false;
 };
 Result<TokenizeRequest> tokenize_request_from_json(const boost::json::value& v);

@@ -10,9 +10,11 @@ namespace {
 
 namespace json = boost::json;
 
-constexpr double kNegligible = -9999.0;   // OpenAI's word for "practically impossible"
+constexpr double kNegligible = -9999.0;  // OpenAI's word for "practically impossible"
 
-double shown(double logprob) { return std::isfinite(logprob) ? std::max(logprob, kNegligible) : kNegligible; }
+double shown(double logprob) {
+  return std::isfinite(logprob) ? std::max(logprob, kNegligible) : kNegligible;
+}
 
 json::array byte_array(const std::string& bytes) {
   json::array out;
@@ -21,7 +23,8 @@ json::array byte_array(const std::string& bytes) {
 }
 
 json::object token_object(const std::string& bytes, double logprob) {
-  return {{"token", to_valid_utf8(bytes)}, {"logprob", shown(logprob)}, {"bytes", byte_array(bytes)}};
+  return {
+      {"token", to_valid_utf8(bytes)}, {"logprob", shown(logprob)}, {"bytes", byte_array(bytes)}};
 }
 
 json::value logprobs_value(const ChunkOptions& o, bool chat) {
@@ -92,7 +95,7 @@ json::object completion_logprobs(const std::vector<TokenLogprob>& tokens) {
     json::object top;
     for (const TokenAlternative& a : t.top) {
       const std::string key = to_valid_utf8(a.bytes);
-      if (!top.contains(key)) top[key] = shown(a.logprob);    // the likelier of two that look alike
+      if (!top.contains(key)) top[key] = shown(a.logprob);  // the likelier of two that look alike
     }
     if (!top.contains(text)) top[text] = shown(*t.logprob);
     tops.push_back(std::move(top));

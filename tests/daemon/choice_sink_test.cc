@@ -15,7 +15,9 @@ namespace {
 class PieceTokenizer final : public Tokenizer {
  public:
   explicit PieceTokenizer(std::vector<std::string> pieces) : pieces_(std::move(pieces)) {}
-  Result<std::vector<TokenId>> encode(std::string_view, bool) const override { return Error{"unused", ""}; }
+  Result<std::vector<TokenId>> encode(std::string_view, bool) const override {
+    return Error{"unused", ""};
+  }
   std::string token_bytes(TokenId id) const override { return pieces_.at(static_cast<size_t>(id)); }
   std::string token_text(TokenId id) const override { return to_valid_utf8(token_bytes(id)); }
   std::optional<TokenId> find(std::string_view) const override { return std::nullopt; }
@@ -60,7 +62,9 @@ Got run(const std::vector<std::string>& pieces, ChoiceSink::Options options) {
 
 TEST(ChoiceSink, TextIsWholeCodePointsWhateverTheTokensCut) {
   // "a€😀b" and a byte that belongs to nothing, one byte a token.
-  const std::string text = "a\xe2\x82\xac\xf0\x9f\x98\x80\xff" "b\xe2\x82";
+  const std::string text =
+      "a\xe2\x82\xac\xf0\x9f\x98\x80\xff"
+      "b\xe2\x82";
   std::vector<std::string> pieces;
   for (const char c : text) pieces.emplace_back(1, c);
   EXPECT_EQ(run(pieces, {}).text, to_valid_utf8(text));

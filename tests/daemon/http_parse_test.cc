@@ -11,7 +11,9 @@ namespace {
 
 const HttpLimits kLimits;
 
-Result<std::optional<size_t>> scan_all(const std::string& text) { return HeadScanner(kLimits).scan(text); }
+Result<std::optional<size_t>> scan_all(const std::string& text) {
+  return HeadScanner(kLimits).scan(text);
+}
 
 Result<ParsedHead> parse(const std::string& text) {
   auto end = scan_all(text);
@@ -64,7 +66,8 @@ TEST(HeadScanner, HeaderBytesLimitIsExact) {
 TEST(HeadScanner, HeaderCountLimitIsExact) {
   for (const int over : {-1, 0, 1}) {
     std::string headers;
-    for (size_t i = 0; i < kLimits.header_count + static_cast<size_t>(over) - 1; ++i) headers += "A: b\r\n";
+    for (size_t i = 0; i < kLimits.header_count + static_cast<size_t>(over) - 1; ++i)
+      headers += "A: b\r\n";
     EXPECT_EQ(code_of(request(headers)), over > 0 ? "headers_too_large" : "") << over;
   }
 }
@@ -72,7 +75,9 @@ TEST(HeadScanner, HeaderCountLimitIsExact) {
 TEST(HeadScanner, StopsAtTheFirstImpossibleByte) {
   // Refused from what has come, without waiting for a line's end.
   EXPECT_FALSE(scan_all("\x16\x03\x01"));
-  EXPECT_FALSE(scan_all("GET /\r"  "x"));
+  EXPECT_FALSE(
+      scan_all("GET /\r"
+               "x"));
   EXPECT_FALSE(scan_all("GET / HTTP/1.1\n"));
   EXPECT_FALSE(scan_all(std::string("GET /\0", 6)));
   EXPECT_FALSE(scan_all(std::string(kLimits.request_line_bytes + 1, 'A')));
@@ -80,17 +85,30 @@ TEST(HeadScanner, StopsAtTheFirstImpossibleByte) {
 }
 
 TEST(ParseHead, RefusesWhatTwoReadersCouldReadDifferently) {
-  for (const char* headers : {
-           "Content-Length: 2\r\nContent-Length: 2\r\n", "Content-Length: 2, 2\r\n", "Content-Length: +2\r\n",
-           "Content-Length: 0x2\r\n", "Content-Length:\r\n", "Content-Length: -1\r\n", "Content-Length: 2 2\r\n",
-           "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n", "Transfer-Encoding: xchunked\r\n",
-           "Transfer-Encoding: chunked, identity\r\n", "Transfer-Encoding: gzip, chunked\r\n",
-           "Transfer-Encoding: chunked\r\nTransfer-Encoding: cow\r\n", "Host: other\r\n", "Content-Length : 0\r\n",
-           "X Y: 1\r\n", "no colon\r\n", ": no name\r\n", " Folded: x\r\n", "A: b\r\n c\r\n"}) {
+  for (const char* headers : {"Content-Length: 2\r\nContent-Length: 2\r\n",
+                              "Content-Length: 2, 2\r\n",
+                              "Content-Length: +2\r\n",
+                              "Content-Length: 0x2\r\n",
+                              "Content-Length:\r\n",
+                              "Content-Length: -1\r\n",
+                              "Content-Length: 2 2\r\n",
+                              "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n",
+                              "Transfer-Encoding: xchunked\r\n",
+                              "Transfer-Encoding: chunked, identity\r\n",
+                              "Transfer-Encoding: gzip, chunked\r\n",
+                              "Transfer-Encoding: chunked\r\nTransfer-Encoding: cow\r\n",
+                              "Host: other\r\n",
+                              "Content-Length : 0\r\n",
+                              "X Y: 1\r\n",
+                              "no colon\r\n",
+                              ": no name\r\n",
+                              " Folded: x\r\n",
+                              "A: b\r\n c\r\n"}) {
     EXPECT_EQ(code_of(request(headers)), "invalid_request") << headers;
   }
-  EXPECT_EQ(code_of(request("Transfer-Encoding: chunked\r\n", "POST / HTTP/1.0")), "invalid_request");
-  EXPECT_EQ(code_of("GET / HTTP/1.1\r\n\r\n"), "invalid_request");      // no Host
+  EXPECT_EQ(code_of(request("Transfer-Encoding: chunked\r\n", "POST / HTTP/1.0")),
+            "invalid_request");
+  EXPECT_EQ(code_of("GET / HTTP/1.1\r\n\r\n"), "invalid_request");  // no Host
 }
 
 TEST(ParseHead, NamesVersionsAndMethods) {
@@ -106,7 +124,8 @@ TEST(ParseHead, NamesVersionsAndMethods) {
 }
 
 TEST(ParseHead, SplitsTargetAndHeaders) {
-  const auto parsed = parse(request("X-A:  b c \t\r\nConnection: x, Close\r\n", "GET http://h:1/a%2Fb?q=1#f HTTP/1.1"));
+  const auto parsed = parse(
+      request("X-A:  b c \t\r\nConnection: x, Close\r\n", "GET http://h:1/a%2Fb?q=1#f HTTP/1.1"));
   ASSERT_TRUE(parsed);
   const HttpRequest& r = parsed.value().request;
   EXPECT_EQ(r.path, "/a%2Fb");
@@ -118,7 +137,9 @@ TEST(ParseHead, SplitsTargetAndHeaders) {
 TEST(ParseHead, BodyLimitIsExact) {
   for (const int over : {-1, 0, 1}) {
     const auto n = kLimits.body_bytes + static_cast<uint64_t>(over);
-    EXPECT_EQ(code_of(request("Content-Length: " + std::to_string(n) + "\r\n")), over > 0 ? "body_too_large" : "") << over;
+    EXPECT_EQ(code_of(request("Content-Length: " + std::to_string(n) + "\r\n")),
+              over > 0 ? "body_too_large" : "")
+        << over;
   }
   EXPECT_EQ(code_of(request("Content-Length: 4611686018427387904\r\n")), "body_too_large");
   EXPECT_EQ(code_of(request("Content-Length: 99999999999999999999999\r\n")), "body_too_large");
@@ -147,8 +168,18 @@ TEST(ChunkedReader, ReadsTheSameHoweverTheBytesAreCut) {
 }
 
 TEST(ChunkedReader, RefusesBadSizesAndEnds) {
-  for (const char* wire : {"-2\r\n", "+2\r\n", "0x2\r\n", "g\r\n", "\r\n", " 2\r\n", "2\n", "fffffffffffffff1\r\n",
-                           "ffffffffffffffffff\r\n", "2\r\n{}XX", "2\r\n{}0\r\n", "2\r\n{}\n"}) {
+  for (const char* wire : {"-2\r\n",
+                           "+2\r\n",
+                           "0x2\r\n",
+                           "g\r\n",
+                           "\r\n",
+                           " 2\r\n",
+                           "2\n",
+                           "fffffffffffffff1\r\n",
+                           "ffffffffffffffffff\r\n",
+                           "2\r\n{}XX",
+                           "2\r\n{}0\r\n",
+                           "2\r\n{}\n"}) {
     ChunkedReader reader(1000);
     std::string buffer = wire, body;
     EXPECT_FALSE(reader.feed(buffer, body)) << wire;

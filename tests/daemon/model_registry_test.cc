@@ -134,7 +134,8 @@ TEST_F(ModelRegistryTest, UnloadsWhenDueAndNotBefore) {
 }
 
 TEST_F(ModelRegistryTest, IdleModelsMakeRoom) {
-  // Measured, not guessed: the smallest budget that one model runs in. Two need a ring and activations each.
+  // Measured, not guessed: the smallest budget that one model runs in. Two need a ring and
+  // activations each.
   const auto loads = [&](uint64_t limit) {
     ModelRegistry r = registry(limit);
     const auto entry = r.add(file_, "a", false).value().entry;
@@ -170,9 +171,7 @@ TEST_F(ModelRegistryTest, IdleModelsMakeRoom) {
 }
 
 TEST_F(ModelRegistryTest, ADamagedListIsPutAside) {
-  {
-    std::ofstream(dir_ + "/models.json") << "{\"models\":[{\"name\":\"../../etc\"}]}";
-  }
+  { std::ofstream(dir_ + "/models.json") << "{\"models\":[{\"name\":\"../../etc\"}]}"; }
   ModelRegistry r = registry();
   r.restore();
   EXPECT_TRUE(r.list().empty());
@@ -195,7 +194,8 @@ TEST(DefaultModelName, ComesFromTheFile) {
   EXPECT_EQ(default_model_name("/a/Qwen2.5-7B-Q4_K_M.gguf"), "qwen2.5-7b-q4_k_m");
   EXPECT_EQ(default_model_name("/a/Big-00001-of-00003.gguf"), "big");
   EXPECT_EQ(default_model_name("/a/.gguf"), "model");
-  EXPECT_TRUE(valid_model_name(default_model_name("/a/\xff \n..weird..name.gguf"))) << default_model_name("/a/\xff \n..weird..name.gguf");
+  EXPECT_TRUE(valid_model_name(default_model_name("/a/\xff \n..weird..name.gguf")))
+      << default_model_name("/a/\xff \n..weird..name.gguf");
   EXPECT_TRUE(valid_model_name(default_model_name("/a/" + std::string(300, 'x') + ".gguf")));
 }
 

@@ -8,7 +8,8 @@ namespace sluice {
 namespace {
 
 Result<ChatRequest> chat(const std::string& fields) {
-  auto v = parse_json(R"({"messages":[{"role":"user","content":"hi"}])" + (fields.empty() ? "" : "," + fields) + "}");
+  auto v = parse_json(R"({"messages":[{"role":"user","content":"hi"}])" +
+                      (fields.empty() ? "" : "," + fields) + "}");
   if (!v) return std::move(v).error();
   return chat_request_from_json(v.value());
 }
@@ -36,7 +37,8 @@ TEST(ChatRequest, DefaultsAreTheApis) {
 }
 
 TEST(ChatRequest, ReadsEveryField) {
-  const auto r = chat(R"("model":"m","stream":true,"stream_options":{"include_usage":true},"max_completion_tokens":7,
+  const auto r = chat(
+      R"("model":"m","stream":true,"stream_options":{"include_usage":true},"max_completion_tokens":7,
     "max_tokens":9,"temperature":0,"top_p":0.5,"top_k":40,"min_p":0.1,"typical_p":0.9,"repetition_penalty":1.1,
     "presence_penalty":-2,"frequency_penalty":2,"logit_bias":{"5":-100,"6":1.5},"seed":-1,"stop":["a","b"],"n":4,
     "logprobs":true,"top_logprobs":20,"response_format":{"type":"text"},"user":"u","tools":[{"type":"function",
@@ -59,7 +61,9 @@ TEST(ChatRequest, ReadsEveryField) {
 }
 
 TEST(ChatRequest, RangesAreCheckedAtTheirEdges) {
-  const auto field = [](const char* name, const std::string& v) { return "\"" + std::string(name) + "\":" + v; };
+  const auto field = [](const char* name, const std::string& v) {
+    return "\"" + std::string(name) + "\":" + v;
+  };
   struct Case {
     const char* name;
     const char* good[2];
@@ -71,10 +75,13 @@ TEST(ChatRequest, RangesAreCheckedAtTheirEdges) {
                         Case{"frequency_penalty", {"-2", "2"}, {"-2.1", "2.1"}},
                         Case{"n", {"1", "4"}, {"0", "5"}},
                         Case{"max_tokens", {"1", "2147483647"}, {"0", "2147483648"}},
-                        Case{"seed", {"-9223372036854775808", "18446744073709551615"}, {"1.5", "18446744073709551616"}},
+                        Case{"seed",
+                             {"-9223372036854775808", "18446744073709551615"},
+                             {"1.5", "18446744073709551616"}},
                         Case{"stop", {"\"a\"", "[]"}, {"\"\"", "[7]"}}}) {
     for (const char* v : c.good) EXPECT_EQ(chat_code(field(c.name, v)), "") << c.name << "=" << v;
-    for (const char* v : c.bad) EXPECT_EQ(chat_code(field(c.name, v)), "invalid_request") << c.name << "=" << v;
+    for (const char* v : c.bad)
+      EXPECT_EQ(chat_code(field(c.name, v)), "invalid_request") << c.name << "=" << v;
   }
   EXPECT_EQ(chat_code(R"("logprobs":true,"top_logprobs":21)"), "invalid_request");
   EXPECT_EQ(chat_code(R"("top_logprobs":1)"), "invalid_request");
@@ -85,54 +92,93 @@ TEST(ChatRequest, RangesAreCheckedAtTheirEdges) {
 }
 
 TEST(ChatRequest, WrongTypesNameTheParameter) {
-  for (const char* field : {"\"temperature\":\"hot\"", "\"stream\":\"yes\"", "\"max_tokens\":1.5", "\"stop\":7",
-                            "\"logit_bias\":[]", "\"logit_bias\":{\"x\":1}", "\"logit_bias\":{\"1\":101}",
-                            "\"seed\":\"x\"", "\"tools\":{}", "\"sluice\":1", "\"model\":[]", "\"top_p\":[]"}) {
+  for (const char* field : {"\"temperature\":\"hot\"",
+                            "\"stream\":\"yes\"",
+                            "\"max_tokens\":1.5",
+                            "\"stop\":7",
+                            "\"logit_bias\":[]",
+                            "\"logit_bias\":{\"x\":1}",
+                            "\"logit_bias\":{\"1\":101}",
+                            "\"seed\":\"x\"",
+                            "\"tools\":{}",
+                            "\"sluice\":1",
+                            "\"model\":[]",
+                            "\"top_p\":[]"}) {
     const auto r = chat(field);
     ASSERT_FALSE(r) << field;
     EXPECT_EQ(r.error().code, "invalid_request") << field;
     EXPECT_FALSE(r.error().field.empty()) << field;
   }
-  for (const char* messages : {"7", "\"hi\"", "[7]", "{}", "null", "[]", R"([{"role":7,"content":[]}])",
-                               R"([{"role":"wizard","content":"x"}])", R"([{"role":"user"}])",
-                               R"([{"role":"user","content":7}])", R"([{"role":"user","content":[{"type":"text"}]}])"}) {
-    EXPECT_FALSE(chat_request_from_json(parse_json("{\"messages\":" + std::string(messages) + "}").value())) << messages;
+  for (const char* messages : {"7",
+                               "\"hi\"",
+                               "[7]",
+                               "{}",
+                               "null",
+                               "[]",
+                               R"([{"role":7,"content":[]}])",
+                               R"([{"role":"wizard","content":"x"}])",
+                               R"([{"role":"user"}])",
+                               R"([{"role":"user","content":7}])",
+                               R"([{"role":"user","content":[{"type":"text"}]}])"}) {
+    EXPECT_FALSE(
+        chat_request_from_json(parse_json("{\"messages\":" + std::string(messages) + "}").value()))
+        << messages;
   }
 }
 
 TEST(ChatRequest, WhatWouldChangeTheTextIsRefusedNotIgnored) {
-  for (const char* field : {R"("response_format":{"type":"json_object"})", R"("response_format":{"type":"json_schema"})",
-                            R"("tool_choice":"required")", R"("tool_choice":{"type":"function"})", R"("audio":{})",
-                            R"("modalities":["audio"])", R"("temprature":1)", R"("sluice":{"prio":1})"}) {
+  for (const char* field : {R"("response_format":{"type":"json_object"})",
+                            R"("response_format":{"type":"json_schema"})",
+                            R"("tool_choice":"required")",
+                            R"("tool_choice":{"type":"function"})",
+                            R"("audio":{})",
+                            R"("modalities":["audio"])",
+                            R"("temprature":1)",
+                            R"("sluice":{"prio":1})"}) {
     EXPECT_EQ(chat_code(field), "unsupported_parameter") << field;
   }
   EXPECT_NE(chat("\"temprature\":1").error().hint.find("temperature"), std::string::npos);
 }
 
 TEST(ChatRequest, NullsCountAsAbsent) {
-  EXPECT_EQ(chat_code(R"("stop":null,"seed":null,"n":null,"stream":null,"tools":null,"logit_bias":null,"foo_bar":1)"),
-            "unsupported_parameter");
-  EXPECT_EQ(chat_code(R"("stop":null,"seed":null,"n":null,"stream":null,"tools":null,"logit_bias":null)"), "");
+  EXPECT_EQ(
+      chat_code(
+          R"("stop":null,"seed":null,"n":null,"stream":null,"tools":null,"logit_bias":null,"foo_bar":1)"),
+      "unsupported_parameter");
+  EXPECT_EQ(
+      chat_code(R"("stop":null,"seed":null,"n":null,"stream":null,"tools":null,"logit_bias":null)"),
+      "");
 }
 
 TEST(ChatRequest, MessagesBecomeWhatTemplatesExpect) {
-  const auto v = parse_json(R"({"messages":[{"role":"developer","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]},
+  const auto v = parse_json(
+      R"({"messages":[{"role":"developer","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]},
     {"role":"assistant","content":null,"tool_calls":[{"id":"1","type":"function","function":{"name":"f","arguments":"{\"x\": 1}"}}]},
     {"role":"tool","content":"r","tool_call_id":"1"}]})");
   const auto r = chat_request_from_json(v.value());
   ASSERT_TRUE(r) << r.error().what;
-  EXPECT_EQ(json_text(r.value().chat.messages),
-            R"([{"role":"system","content":"ab"},{"role":"assistant","content":"","tool_calls":[{"id":"1","type":"function","function":{"name":"f","arguments":{"x":1}}}]},{"role":"tool","content":"r","tool_call_id":"1"}])");
+  EXPECT_EQ(
+      json_text(r.value().chat.messages),
+      R"([{"role":"system","content":"ab"},{"role":"assistant","content":"","tool_calls":[{"id":"1","type":"function","function":{"name":"f","arguments":{"x":1}}}]},{"role":"tool","content":"r","tool_call_id":"1"}])");
 }
 
 TEST(CompletionRequest, PromptsComeInFourShapes) {
   EXPECT_EQ(std::get<std::string>(completion(R"({"prompt":"a"})").value().prompts.at(0)), "a");
   EXPECT_EQ(completion(R"({"prompt":["a","b"]})").value().prompts.size(), 2u);
-  EXPECT_EQ(std::get<std::vector<int64_t>>(completion(R"({"prompt":[1,2]})").value().prompts.at(0)).size(), 2u);
+  EXPECT_EQ(std::get<std::vector<int64_t>>(completion(R"({"prompt":[1,2]})").value().prompts.at(0))
+                .size(),
+            2u);
   EXPECT_EQ(completion(R"({"prompt":[[1],[2,3]]})").value().prompts.size(), 2u);
-  for (const char* bad : {R"({})", R"({"prompt":7})", R"({"prompt":[]})", R"({"prompt":[[]]})", R"({"prompt":[1,"a"]})",
-                          R"({"prompt":[1.5]})", R"({"prompt":{}})", R"({"prompt":"a","suffix":"b"})",
-                          R"({"prompt":"a","logprobs":6})", R"({"prompt":"a","logprobs":true})",
+  for (const char* bad : {R"({})",
+                          R"({"prompt":7})",
+                          R"({"prompt":[]})",
+                          R"({"prompt":[[]]})",
+                          R"({"prompt":[1,"a"]})",
+                          R"({"prompt":[1.5]})",
+                          R"({"prompt":{}})",
+                          R"({"prompt":"a","suffix":"b"})",
+                          R"({"prompt":"a","logprobs":6})",
+                          R"({"prompt":"a","logprobs":true})",
                           R"({"prompt":"a","max_tokens":0})"}) {
     EXPECT_FALSE(completion(bad)) << bad;
   }
@@ -157,7 +203,8 @@ TEST(Errors, EveryCodeHasItsStatusAndExitCode) {
 }
 
 TEST(Errors, DocumentsComeBackAsTheyWere) {
-  ApiError e{.error = Error{"gguf.offset_range", "found 9, allowed 0..8", "hint", "/m.gguf", "tensor a", 77}};
+  ApiError e{.error = Error{
+                 "gguf.offset_range", "found 9, allowed 0..8", "hint", "/m.gguf", "tensor a", 77}};
   const std::string text = json_text(error_document(e, "req_1"));
   const ApiError back = parse_error_document(text, 422);
   EXPECT_EQ(back.error.code, e.error.code);
@@ -166,7 +213,10 @@ TEST(Errors, DocumentsComeBackAsTheyWere) {
   EXPECT_EQ(back.error.file, e.error.file);
   EXPECT_EQ(back.error.field, e.error.field);
   EXPECT_EQ(back.error.offset, 77u);
-  const ApiError plain = parse_error_document(json_text(error_document(ApiError{.error = Error{"invalid_request", "x", "", "", "seed"}}, "")), 400);
+  const ApiError plain = parse_error_document(
+      json_text(
+          error_document(ApiError{.error = Error{"invalid_request", "x", "", "", "seed"}}, "")),
+      400);
   EXPECT_EQ(plain.param, "seed");
   EXPECT_EQ(parse_error_document("<html>", 502).error.code, "internal");
 }
@@ -195,16 +245,19 @@ TEST(NativeDocs, StatusComesBackAsItWas) {
 
 TEST(OpenAiAnswers, ChunksHaveTheExactShape) {
   const AnswerId id{"chatcmpl-1", 1790000000, "m"};
-  EXPECT_EQ(json_text(chat_chunk(id, {{"role", "assistant"}, {"content", ""}}, {})),
-            R"({"id":"chatcmpl-1","object":"chat.completion.chunk","created":1790000000,"model":"m","choices":[{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]})");
+  EXPECT_EQ(
+      json_text(chat_chunk(id, {{"role", "assistant"}, {"content", ""}}, {})),
+      R"({"id":"chatcmpl-1","object":"chat.completion.chunk","created":1790000000,"model":"m","choices":[{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]})");
   ChunkOptions o;
   o.choice = 2;
   o.finish = "length";
   o.with_usage_null = true;
-  EXPECT_EQ(json_text(chat_chunk(id, {}, o)),
-            R"({"id":"chatcmpl-1","object":"chat.completion.chunk","created":1790000000,"model":"m","choices":[{"index":2,"delta":{},"logprobs":null,"finish_reason":"length"}],"usage":null})");
-  EXPECT_EQ(json_text(usage_chunk(id, true, {10, 5, 3})),
-            R"({"id":"chatcmpl-1","object":"chat.completion.chunk","created":1790000000,"model":"m","choices":[],"usage":{"prompt_tokens":10,"completion_tokens":5,"total_tokens":15,"prompt_tokens_details":{"cached_tokens":3}}})");
+  EXPECT_EQ(
+      json_text(chat_chunk(id, {}, o)),
+      R"({"id":"chatcmpl-1","object":"chat.completion.chunk","created":1790000000,"model":"m","choices":[{"index":2,"delta":{},"logprobs":null,"finish_reason":"length"}],"usage":null})");
+  EXPECT_EQ(
+      json_text(usage_chunk(id, true, {10, 5, 3})),
+      R"({"id":"chatcmpl-1","object":"chat.completion.chunk","created":1790000000,"model":"m","choices":[],"usage":{"prompt_tokens":10,"completion_tokens":5,"total_tokens":15,"prompt_tokens_details":{"cached_tokens":3}}})");
 }
 
 TEST(OpenAiAnswers, LogprobsOfPartialCodePointsAreValidJson) {

@@ -31,7 +31,8 @@ Outcome feed(const std::string& text, const std::vector<std::string>& stops, uin
   return out;
 }
 
-// The definition: as if the text came byte by byte, it ends before the first stop string that is complete.
+// The definition: as if the text came byte by byte, it ends before the first stop string that is
+// complete.
 Outcome by_definition(const std::string& text, const std::vector<std::string>& stops) {
   for (size_t end = 1; end <= text.size(); ++end) {
     size_t start = std::string::npos;
