@@ -236,18 +236,20 @@ Result<void> GenerationJob::submit() {
   job.dropped = [self = shared_from_this()] {
     self->finish(self->api_error(Error{"cancelled", "the request was cancelled"}));
   };
-  SLUICE_TRY(const auto ticket, app_.queue.submit(std::move(job)));
-  app_.progress.add(ticket.id, progress_);
+  std::string id;
   std::function<void()> wake;
   {
+    // Held over submit(), which calls none of ours back: the job may run at once, and what it gives
+    // out must find the id set.
     const std::lock_guard lock(mutex_);
-    queue_id_ = ticket.id;
+    SLUICE_TRY(const auto ticket, app_.queue.submit(std::move(job)));
+    id = queue_id_ = timings_.request_id = ticket.id;
     position_ = ticket.position;
-    timings_.request_id = ticket.id;
     wake = wake_;
   }
+  app_.progress.add(id, progress_);
   // A cancel() that came before the id was known could not take us out of the queue.
-  if (cancel_->cancelled()) app_.queue.cancel(ticket.id, uid_, true);
+  if (cancel_->cancelled()) app_.queue.cancel(id, uid_, true);
   wake();
   return success();
 }
