@@ -41,18 +41,33 @@ TEST(JsonText, BracketsInsideStringsDoNotCount) {
 
 TEST(JsonText, ValueLimitIsExact) {
   JsonLimits limits;
-  limits.values = 10;                         // one bracket and nine commas
+  limits.values = 10;  // one bracket and nine commas
   EXPECT_TRUE(parse_json("[1,2,3,4,5,6,7,8,9,0]", limits));
   EXPECT_FALSE(parse_json("[1,2,3,4,5,6,7,8,9,0,1,2]", limits));
 }
 
 TEST(JsonText, MalformedTextIsAnError) {
-  for (const std::string& text :
-       {std::string(), std::string("{"), std::string("nul"), std::string("{\"a\":}"), std::string("{\"a\":1,}"),
-        std::string("{'a':1}"), std::string("{\"a\":1}x"), std::string("\"\\u12\""), std::string("\"\\ud800\""),
-        std::string("NaN"), std::string("[Infinity]"), std::string("-"), std::string("01"), std::string("1e"),
-        std::string("[1 2]"), std::string("\0", 1), std::string("\xef\xbb\xbf{}"), std::string("\"\xff\""),
-        std::string("\"\xc0\xaf\""), std::string("\"\xed\xa0\x80\""), std::string("{\"\xe2\x82\":1}")}) {
+  for (const std::string& text : {std::string(),
+                                  std::string("{"),
+                                  std::string("nul"),
+                                  std::string("{\"a\":}"),
+                                  std::string("{\"a\":1,}"),
+                                  std::string("{'a':1}"),
+                                  std::string("{\"a\":1}x"),
+                                  std::string("\"\\u12\""),
+                                  std::string("\"\\ud800\""),
+                                  std::string("NaN"),
+                                  std::string("[Infinity]"),
+                                  std::string("-"),
+                                  std::string("01"),
+                                  std::string("1e"),
+                                  std::string("[1 2]"),
+                                  std::string("\0", 1),
+                                  std::string("\xef\xbb\xbf{}"),
+                                  std::string("\"\xff\""),
+                                  std::string("\"\xc0\xaf\""),
+                                  std::string("\"\xed\xa0\x80\""),
+                                  std::string("{\"\xe2\x82\":1}")}) {
     const auto parsed = parse_json(text);
     ASSERT_FALSE(parsed) << text;
     EXPECT_EQ(parsed.error().code, "invalid_request");
@@ -67,7 +82,9 @@ TEST(JsonText, NumbersPrintPlainly) {
                               {"half", 0.5},
                               {"one", 1.0},
                               {"nan", std::numeric_limits<double>::quiet_NaN()}};
-  EXPECT_EQ(json_text(o), "{\"created\":1790000000,\"big\":18446744073709551615,\"half\":0.5,\"one\":1.0,\"nan\":null}");
+  EXPECT_EQ(json_text(o),
+            "{\"created\":1790000000,\"big\":18446744073709551615,\"half\":0.5,\"one\":1.0,\"nan\":"
+            "null}");
 }
 
 TEST(JsonText, WhatIsPrintedIsAlwaysValidUtf8) {
