@@ -39,7 +39,8 @@ Result<void> check_content(const ParsedHead& head) {
   if (head.request.method != "POST" || type.empty()) return success();
   std::string_view media = std::string_view(type).substr(0, type.find(';'));
   while (!media.empty() && media.back() == ' ') media.remove_suffix(1);
-  if (media != "application/json") {
+  // `curl -d` without a header sends the second; what counts is whether the body is JSON.
+  if (media != "application/json" && media != "application/x-www-form-urlencoded") {
     return Error{"unsupported_media_type",
                  fmt::format("Content-Type {} is not understood", escape_text(type)),
                  "send Content-Type: application/json"};

@@ -36,7 +36,8 @@ Result<std::string> ModelText::render(const ChatInput& chat, bool add_generation
   if (!*template_) return template_->error();
   boost::json::object context = chat.template_kwargs;
   context["messages"] = chat.messages;
-  if (!chat.tools.empty()) context["tools"] = chat.tools;
+  // None when there are none, as transformers passes it: templates ask `tools is not none`.
+  context["tools"] = chat.tools.empty() ? boost::json::value(nullptr) : boost::json::value(chat.tools);
   context["add_generation_prompt"] = add_generation_prompt;
   context["bos_token"] = bos_text_;
   context["eos_token"] = eos_text_;

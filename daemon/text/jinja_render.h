@@ -151,7 +151,7 @@ class Renderer {
   uint32_t depth_ = 0;
   uint64_t steps_ = 0;
   int64_t units_ = 0;  // until the clock is looked at again
-  std::chrono::steady_clock::time_point deadline_;
+  int64_t deadline_ns_ = 0;      // of this thread's CPU time
   bool failed_ = false;
   Error error_;
 };
