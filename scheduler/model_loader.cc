@@ -1,6 +1,7 @@
 #include "scheduler/model_loader.h"
 
 #include <fmt/format.h>
+#include <fcntl.h>
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -248,7 +249,15 @@ Result<std::shared_ptr<const Model>> Model::load(std::unique_ptr<CheckedModel> c
   // Nobody else has seen it yet; from here on it is immutable.
   auto& model = const_cast<Model&>(*loaded);
   SLUICE_TRY(ModelLoader::map(model, checked->file));
+  std::vector<uint64_t> header_ends;
+  for (const GgufPart& part : checked->file.parts()) header_ends.push_back(part.data_offset);
   model.files_ = checked->file.take_files();
+  for (size_t i = 0; i < model.files_.size(); ++i) {
+    // The header was copied and is not read again: its pages are charged to us while they stay. Faults in the mapping want
+    // read-ahead again.
+    ::posix_fadvise(model.files_[i].fd(), 0, static_cast<off_t>(header_ends[i]), POSIX_FADV_DONTNEED);
+    ::posix_fadvise(model.files_[i].fd(), 0, 0, POSIX_FADV_NORMAL);
+  }
   return loaded;
 }
 
