@@ -1,26 +1,22 @@
 // What the kernel says this process holds.
 #pragma once
 
+#include <unistd.h>
+
 #include <cstdint>
 #include <cstdio>
-#include <cstring>
 
 namespace sluice {
 
-// Anonymous and file pages resident in this process (smaps_rollup's Rss); 0 if unknown.
+// Anonymous and file pages resident in this process; 0 if unknown. From statm, the cheap one: it is asked on every status.
 inline uint64_t process_resident_bytes() {
-  std::FILE* f = std::fopen("/proc/self/smaps_rollup", "r");
+  std::FILE* f = std::fopen("/proc/self/statm", "re");
   if (f == nullptr) return 0;
-  char line[256];
-  unsigned long long kb = 0;
-  while (std::fgets(line, sizeof line, f) != nullptr) {
-    if (std::strncmp(line, "Rss:", 4) == 0) {
-      std::sscanf(line + 4, "%llu", &kb);
-      break;
-    }
-  }
+  unsigned long long size = 0;
+  unsigned long long resident = 0;
+  const int n = std::fscanf(f, "%llu %llu", &size, &resident);
   std::fclose(f);
-  return kb * 1024;
+  return n == 2 ? resident * static_cast<uint64_t>(::sysconf(_SC_PAGESIZE)) : 0;
 }
 
 }  // namespace sluice

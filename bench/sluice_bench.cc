@@ -13,11 +13,8 @@
 #include <random>
 
 #include "base/bytes.h"
-#include "base/process_memory.h"
 #include "scheduler/pass.h"
-#include "scheduler/plan.h"
-#include "scheduler/streamed_source.h"
-#include "storage/pin_order.h"
+#include "scheduler/residency.h"
 
 namespace sluice {
 namespace {
@@ -35,15 +32,6 @@ struct Options {
   int io_threads = 4;
   double virtual_disk = 0;           // bytes per second; 0: the real disk
   double io_replay_s = 0;            // > 0: only the reads of that many seconds of passes
-};
-
-// A model that streams under a budget.
-struct Streaming {
-  Schedule schedule;
-  Plan plan;
-  Reservation fixed;
-  std::unique_ptr<SliceStore> store;
-  std::unique_ptr<StreamedSource> source;
 };
 
 struct Summary {
@@ -107,34 +95,8 @@ Result<IoMode> io_mode(const Options& o) {
   return Error{"invalid_request", fmt::format("--io {} is not known; allowed: auto, direct, buffered", o.io)};
 }
 
-// Divides the budget and opens the store. `pass_bytes`: the workspace; `kv_bytes`: the longest sequence's pages.
-Result<std::unique_ptr<Streaming>> open_streaming(const Model& model, const Options& o, Budget& budget, uint64_t pass_bytes,
-                                                  uint64_t kv_bytes) {
-  auto s = std::make_unique<Streaming>();
-  s->schedule = make_schedule(model);
-  SLUICE_TRY(const IoMode mode, io_mode(o));
-  SliceStoreOptions store_options;
-  store_options.io = {mode, o.io_threads, o.virtual_disk};
-  std::vector<const File*> files;
-  for (const File& f : model.files()) files.push_back(&f);
-  PlanNeeds needs;
-  needs.fixed_bytes = process_resident_bytes();
-  needs.activation_bytes = pass_bytes;
-  needs.kv_bytes = kv_bytes;
-  const auto order = make_pin_order({}, s->schedule.slices, s->schedule.experts);
-  needs.slot_bytes = SliceStore::slot_bytes_of(model.slices());
-  needs.weight_bytes = SliceStore::pin_bytes_of(model.slices(), order);
-  SLUICE_TRY(s->plan, make_plan(budget.limit(), needs));
-  SLUICE_TRY(s->fixed, budget.reserve(needs.fixed_bytes + s->plan.headroom_bytes, MemoryClass::kFixed));
-  store_options.ring_bytes = s->plan.ring_bytes;
-  SLUICE_TRY(s->store, SliceStore::create(files, model.slices(), s->schedule.slices, order, store_options, budget));
-  SLUICE_TRY(s->store->set_cut(s->store->cut_for(s->plan.pin_bytes)));
-  s->source = std::make_unique<StreamedSource>(model, s->schedule, *s->store);
-  return s;
-}
-
 // The reads of one pass in their order, with nothing computed.
-bool replay_pass(const Model& model, StreamedSource& source) {
+bool replay_pass(const Model& model, WeightSource& source) {
   const CancelToken never;
   source.begin_walk(never, true);
   auto visit = [&](std::initializer_list<const kernels::MatrixRef*> refs) {
@@ -151,17 +113,17 @@ bool replay_pass(const Model& model, StreamedSource& source) {
   return visit({&model.output_head()});
 }
 
-Result<boost::json::object> replay(const Model& model, Streaming& s, double seconds) {
-  if (!replay_pass(model, *s.source)) return s.source->failure();       // the pins fill
-  const uint64_t before = s.store->stats().streamed_bytes;
+Result<boost::json::object> replay(const Model& model, Residency& r, double seconds) {
+  if (!replay_pass(model, r.source())) return r.source().failure();       // the pins fill
+  const uint64_t before = r.store().stats().streamed_bytes;
   const auto start = std::chrono::steady_clock::now();
   int passes = 0;
   while (seconds_since(start) < seconds) {
-    if (!replay_pass(model, *s.source)) return s.source->failure();
+    if (!replay_pass(model, r.source())) return r.source().failure();
     ++passes;
   }
   const double elapsed = seconds_since(start);
-  const auto bytes = static_cast<double>(s.store->stats().streamed_bytes - before);
+  const auto bytes = static_cast<double>(r.store().stats().streamed_bytes - before);
   return boost::json::object{{"bytes_per_s", bytes / elapsed},
                              {"streamed_bytes_per_pass", passes > 0 ? bytes / passes : 0.0},
                              {"passes", passes}};
@@ -215,22 +177,26 @@ Result<void> bench(const Options& o) {
   pass_options.max_tokens = std::clamp<int64_t>(o.chunk, 1, std::max<int64_t>(o.prompt, 1));
   pass_options.max_seq_len = total;
   pass_options.max_outputs = 1;
-  std::unique_ptr<Streaming> streaming;
+  Reservation base;
+  std::unique_ptr<Residency> residency;
+  const auto layout = kernels::KvLayout::of(model->hparams(), kernels::KvType::kF16);
+  const auto kv_pages = static_cast<uint64_t>((total + kernels::kPageTokens - 1) / kernels::kPageTokens);
+  PlanNeeds needs;
+  needs.kv_bytes = kv_pages * static_cast<uint64_t>(layout.page_bytes());
+  needs.activation_bytes = kernels::workspace_bytes(model->hparams(), {pass_options.max_tokens, total, 1, pool.n_threads()});
   if (limit != Budget::kUnlimited || o.virtual_disk > 0) {
-    const auto& hp = model->hparams();
-    const auto layout = kernels::KvLayout::of(hp, kernels::KvType::kF16);
-    const auto kv_pages = static_cast<uint64_t>((total + kernels::kPageTokens - 1) / kernels::kPageTokens);
-    const kernels::WorkspaceShape shape{pass_options.max_tokens, total, 1, pool.n_threads()};
-    SLUICE_TRY(streaming, open_streaming(*model, o, budget, kernels::workspace_bytes(hp, shape),
-                                         kv_pages * static_cast<uint64_t>(layout.page_bytes())));
+    base = reserve_base(budget, 0);
+    SLUICE_TRY(const IoMode mode, io_mode(o));
+    SLUICE_TRY(residency, Residency::create(model, {mode, o.io_threads, o.virtual_disk}, needs, budget));
+    SLUICE_TRY(residency->fill(needs.kv_bytes + needs.activation_bytes));
   }
   if (o.io_replay_s > 0) {
-    if (!streaming) return Error{"invalid_request", "--io-replay needs --budget: without one nothing is streamed"};
-    SLUICE_TRY(auto replayed, replay(*model, *streaming, o.io_replay_s));
+    if (!residency) return Error{"invalid_request", "--io-replay needs --budget: without one nothing is streamed"};
+    SLUICE_TRY(auto replayed, replay(*model, *residency, o.io_replay_s));
     fmt::print("{}\n", boost::json::serialize(boost::json::object{{"schema", "sluice.bench.v1"}, {"replay", std::move(replayed)}}));
     return success();
   }
-  SLUICE_TRY(auto pass, Pass::create(model, pass_options, budget, pool, streaming ? streaming->source.get() : nullptr));
+  SLUICE_TRY(auto pass, Pass::create(model, pass_options, budget, pool, residency ? &residency->source() : nullptr));
   const KvPool kv_pool(pass->kv_layout(), budget);
   std::mt19937 rng(1);
   std::vector<TokenId> ids(static_cast<size_t>(total));
@@ -242,25 +208,26 @@ Result<void> bench(const Options& o) {
   small.prompt = std::min<int64_t>(o.prompt, 32);
   small.gen = std::min<int64_t>(o.gen, 4);
   SLUICE_TRY(one_round(*pass, kv_pool, ids, small, warm_up));
-  const SliceStoreStats before = streaming ? streaming->store->stats() : SliceStoreStats{};
+  const SliceStoreStats before = residency ? residency->store().stats() : SliceStoreStats{};
   const auto start = std::chrono::steady_clock::now();
   for (int round = 0; round < o.rounds; ++round) {
     SLUICE_TRY(one_round(*pass, kv_pool, ids, o, m));
   }
   boost::json::object more;
-  if (streaming) {
+  if (residency) {
+    const SliceStore& store = residency->store();
     const double elapsed = seconds_since(start);
-    const SliceStoreStats after = streaming->store->stats();
+    const SliceStoreStats after = store.stats();
     const auto streamed = static_cast<double>(after.streamed_bytes - before.streamed_bytes);
     const double busy = after.io.busy_s - before.io.busy_s;
-    const auto per_pass = static_cast<double>(streaming->store->pin_bytes(after.n_slices) - streaming->store->pin_bytes(after.cut));
+    const auto per_pass = static_cast<double>(store.pin_bytes(after.n_slices) - store.pin_bytes(after.cut));
     const double disk = busy > 0 ? streamed / busy : 0;
     more = {{"budget_bytes", budget.limit()},
             {"used_bytes", budget.used()},
-            {"floor_bytes", streaming->plan.floor_bytes},
+            {"floor_bytes", residency->plan().floor_bytes},
             {"pinned_bytes", after.pinned_bytes},
-            {"ring_bytes", streaming->store->ring_bytes()},
-            {"io", io_mode_name(streaming->store->io_mode())},
+            {"ring_bytes", store.ring_bytes()},
+            {"io", io_mode_name(store.io_mode())},
             {"streamed_bytes_per_token", per_pass},
             {"disk_bytes_per_s", disk},
             {"stall_ratio", (after.stall_s - before.stall_s) / elapsed},

@@ -3,13 +3,12 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <functional>
 #include <string_view>
 
 #include "base/process_memory.h"
 #include "kernels/kernels.h"
-#include "scheduler/plan.h"
+#include "scheduler/residency.h"
 
 namespace sluice {
 namespace {
@@ -17,16 +16,8 @@ namespace {
 constexpr int kWorkerThreads = 2;
 constexpr auto kRememberFor = std::chrono::seconds(120);
 constexpr size_t kRemembered = 64;
-
-int64_t resident_bytes() {
-  // Second number of statm: resident pages.
-  std::FILE* f = std::fopen("/proc/self/statm", "re");
-  if (f == nullptr) return 0;
-  long long size = 0, resident = 0;
-  const int n = std::fscanf(f, "%lld %lld", &size, &resident);
-  std::fclose(f);
-  return n == 2 ? resident * ::sysconf(_SC_PAGESIZE) : 0;
-}
+// Pages of code and heap that the first requests touch after the base was measured (6 MiB seen).
+constexpr uint64_t kBaseGrowth = 8u << 20;
 
 }  // namespace
 
@@ -79,26 +70,10 @@ std::optional<ApiError> FailedAnswers::find(const RequestKey& key) {
   return std::nullopt;
 }
 
-namespace {
-
-// Pages of code and heap that the first requests touch after this was measured (6 MiB seen).
-constexpr uint64_t kBaseGrowth = 8u << 20;
-
-// What the process takes whatever it does. A budget below even this is met by refusing every load:
-// nothing is left.
-Reservation reserve_base(Budget& budget) {
-  if (budget.limit() == Budget::kUnlimited) return {};
-  const uint64_t want = process_resident_bytes() + kBaseGrowth + headroom_for(budget.limit());
-  auto reserved = budget.reserve(std::min(want, budget.limit()), MemoryClass::kFixed);
-  return reserved ? std::move(reserved).value() : Reservation();
-}
-
-}  // namespace
-
 App::App(ServerOptions o, int threads)
     : options(std::move(o)),
       budget(options.budget_bytes),
-      base(reserve_base(budget)),
+      base(reserve_base(budget, kBaseGrowth)),
       pool(threads),
       registry(ModelRegistryOptions{options.state_dir, options.default_ctx, options.keep_alive_ms},
                budget,
@@ -147,7 +122,7 @@ StatusDoc App::status(uint32_t uid) const {
     const auto c = static_cast<MemoryClass>(i);
     d.budget.by_class.emplace_back(memory_class_name(c), static_cast<int64_t>(budget.used(c)));
   }
-  d.rss_bytes = resident_bytes();
+  d.rss_bytes = static_cast<int64_t>(process_resident_bytes());
   d.models = registry.loaded_docs();
   d.requests = requests(uid);
   d.queue_waiting = static_cast<int64_t>(queue.waiting());

@@ -3,9 +3,17 @@
 #include <algorithm>
 
 #include "base/log.h"
+#include "base/process_memory.h"
 #include "storage/pin_order.h"
 
 namespace sluice {
+
+Reservation reserve_base(Budget& budget, uint64_t growth_bytes) {
+  if (budget.limit() == Budget::kUnlimited) return {};
+  const uint64_t want = process_resident_bytes() + growth_bytes + headroom_for(budget.limit());
+  auto reserved = budget.reserve(std::min(want, budget.limit()), MemoryClass::kFixed);
+  return reserved ? std::move(reserved).value() : Reservation();
+}
 
 Residency::Residency(std::shared_ptr<const Model> model, Budget& budget)
     : model_(std::move(model)), budget_(&budget), schedule_(make_schedule(*model_)) {}

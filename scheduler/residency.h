@@ -14,6 +14,10 @@
 
 namespace sluice {
 
+// Takes what the process itself holds now, what it is known to grow by, and the ledger's headroom. Nothing without a limit;
+// at most the limit, so that a budget below even this refuses every load.
+Reservation reserve_base(Budget& budget, uint64_t growth_bytes);
+
 class Residency final : public Reclaimer {
  public:
   // Takes the ring at once and no pins yet. `needs`: what else must fit beside it (fixed and weight sizes are filled in
