@@ -98,10 +98,11 @@ json::object Generator::request() const {
   return body;
 }
 
-Answer<void> Generator::chat(const json::array& messages, const std::string& verb) {
+Answer<void> Generator::chat(const json::array& messages, const std::string& verb, bool goes_on) {
   verb_ = verb;
   json::object body = request();
   body["messages"] = messages;
+  if (goes_on) body["continue_final_message"] = true;
   if (flags_.think) body["chat_template_kwargs"] = json::object{{"enable_thinking", *flags_.think}};
   return run("/v1/chat/completions", std::move(body));
 }

@@ -50,7 +50,8 @@ class Generator {
   // `verb` names the schema of --json output. The answer is printed as it comes; a signal or a
   // closed pipe ends the connection, which cancels the generation. On a failure `generation()`
   // holds what had come.
-  Answer<void> chat(const boost::json::array& messages, const std::string& verb);
+  // With `goes_on` the last message, the assistant's, is written on instead of being answered.
+  Answer<void> chat(const boost::json::array& messages, const std::string& verb, bool goes_on = false);
   Answer<void> complete(const std::string& prompt, const std::string& verb);
 
   const Generation& generation() const { return generation_; }

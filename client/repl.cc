@@ -28,6 +28,7 @@ constexpr const char* kHelp =
     "  /show              model, parameters, length of the conversation\n"
     "  /stats             show speeds after each answer, or stop showing them\n"
     "  /retry             answer the last message again\n"
+    "  /continue          write the last answer on, from where it ended\n"
     "  /undo              take back the last message and its answer\n"
     "  /file PATH         put a file before the next message\n"
     "  \"\"\"                begin a message of several lines, and end it\n"
@@ -42,6 +43,7 @@ const std::vector<std::string>& commands() {
                                                      "/show",
                                                      "/stats",
                                                      "/retry",
+                                                     "/continue",
                                                      "/undo",
                                                      "/file",
                                                      "/exit",
@@ -197,6 +199,12 @@ Repl::Next Repl::command(const std::string& line) {
     } else {
       return generate();
     }
+  } else if (name == "/continue") {
+    if (messages_.empty() || text_field(messages_.back().get_object(), "role") != "assistant") {
+      complain("there is no answer to continue");
+    } else {
+      return generate(/*goes_on=*/true);
+    }
   } else if (is_planned(name)) {
     complain(fmt::format("{} is not part of this version", name));
   } else {
@@ -282,16 +290,19 @@ Repl::Next Repl::answer(const std::string& text) {
   return generate();
 }
 
-Repl::Next Repl::generate() {
+Repl::Next Repl::generate(bool goes_on) {
   json::array all;
   if (!system_.empty()) all.push_back({{"role", "system"}, {"content", to_valid_utf8(system_)}});
   for (const json::value& message : messages_) all.push_back(message);
-  auto done = generator_.chat(all, "chat");
+  auto done = generator_.chat(all, "chat", goes_on);
   const Generation& g = generator_.generation();
   const bool interrupted = pending_signal() != 0;
   const int signal = pending_signal();
   clear_interrupt();
-  if (!g.text.empty()) {
+  if (goes_on) {
+    json::string& answer = messages_.back().get_object()["content"].as_string();
+    answer += g.text;
+  } else if (!g.text.empty()) {
     // An interrupted answer stays: the model then knows what the person has seen.
     messages_.push_back({{"role", "assistant"}, {"content", g.text}});
   } else if (!done) {

@@ -28,7 +28,7 @@ class Repl {
   std::optional<std::string> read_block(std::string first);
   Next command(const std::string& line);
   Next answer(const std::string& text);
-  Next generate();
+  Next generate(bool goes_on = false);
   bool note_interrupt();  // true: twice within a second
   void say(const std::string& text);
   void complain(const std::string& text);

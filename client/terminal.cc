@@ -202,6 +202,7 @@ void ProgressLine::clear() {
 std::string format_duration(int64_t ms) {
   if (ms < 0) return "forever";
   const int64_t s = ms / 1000;
+  if (ms == 0) return "0s";  // also of clocks that count seconds
   if (ms < 1000) return fmt::format("{}ms", ms);
   if (s < 60) return fmt::format("{}s", s);
   if (s < 3600) return fmt::format("{}m{:02}s", s / 60, s % 60);

@@ -208,7 +208,7 @@ Result<void> GenerationJob::tokenize(const ChatInput& chat) {
     return success();
   };
   if (chat_) {
-    SLUICE_TRY(const std::string rendered, text_->render(chat, true));
+    SLUICE_TRY(const std::string rendered, text_->render(chat));
     SLUICE_TRY(auto ids, text_->encode_chat(rendered));
     for (std::string& stop : text_->extra_stops()) stops_.push_back(std::move(stop));
     return add({std::move(ids), {}});

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "daemon/random_id.h"
+
 namespace sluice {
 namespace {
 
@@ -13,6 +15,18 @@ constexpr const char* kChatMl =
     "+ '<|im_end|>' + '\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
 constexpr const char* kChatMlEnd = "<|im_end|>";
+
+size_t bytes_of_contents(const boost::json::array& messages) {
+  size_t n = 0;
+  for (const auto& m : messages) {
+    const auto* content = m.get_object().if_contains("content");
+    if (content != nullptr && content->is_string()) n += content->get_string().size();
+  }
+  return n;
+}
+
+// Where the last message ends in the rendered prompt. Random, so that no message holds it by accident or on purpose.
+std::string end_mark_of_message() { return "[end-of-message " + random_id() + "]"; }
 
 }  // namespace
 
@@ -32,16 +46,46 @@ Result<std::shared_ptr<const ModelText>> ModelText::create(const CheckedModel& c
   return std::shared_ptr<const ModelText>(std::move(text));
 }
 
-Result<std::string> ModelText::render(const ChatInput& chat, bool add_generation_prompt) const {
+Result<std::string> ModelText::render(const ChatInput& chat) const {
   if (!*template_) return template_->error();
+  const size_t content_bytes = bytes_of_contents(chat.messages);
+  constexpr uint64_t kMostBytes = TemplateLimits{}.output_bytes;
+  if (content_bytes > kMostBytes) {
+    Error e{"context_length_exceeded",
+            fmt::format("the messages hold {} bytes of text, a prompt may have {}",
+                        content_bytes,
+                        kMostBytes),
+            "shorten the messages"};
+    e.field = "messages";
+    return e;
+  }
   boost::json::object context = chat.template_kwargs;
   context["messages"] = chat.messages;
+  std::string end_mark;
+  if (chat.continue_final_message) {
+    end_mark = end_mark_of_message();
+    auto& content = context["messages"].as_array().back().at("content").as_string();
+    content += end_mark;
+  }
   // None when there are none, as transformers passes it: templates ask `tools is not none`.
   context["tools"] = chat.tools.empty() ? boost::json::value(nullptr) : boost::json::value(chat.tools);
-  context["add_generation_prompt"] = add_generation_prompt;
+  context["add_generation_prompt"] = chat.add_generation_prompt;
   context["bos_token"] = bos_text_;
   context["eos_token"] = eos_text_;
-  return template_->value().render(context);
+  SLUICE_TRY(std::string prompt, template_->value().render(context));
+  if (!end_mark.empty()) {
+    const size_t end = prompt.rfind(end_mark);
+    if (end == std::string::npos) {
+      return Error{"template.error",
+                   "the chat template leaves the last message out: it cannot be continued",
+                   "send the text so far to /v1/completions"};
+    }
+    prompt.resize(end);
+    // A template that shows a message twice would leave a mark behind.
+    for (size_t at; (at = prompt.find(end_mark)) != std::string::npos;)
+      prompt.erase(at, end_mark.size());
+  }
+  return prompt;
 }
 
 Result<std::vector<TokenId>> ModelText::encode_chat(const std::string& prompt) const {

@@ -26,8 +26,10 @@ class ModelText {
   const Tokenizer& tokenizer() const { return *tokenizer_; }
   int64_t file_ctx() const { return file_ctx_; }
 
-  // Messages -> prompt text; ChatML when the file carries no template. Errors: template.*.
-  Result<std::string> render(const ChatInput& chat, bool add_generation_prompt) const;
+  // Messages -> prompt text; ChatML when the file carries no template. A final message that is to be
+  // continued ends the prompt, byte for byte. Errors: template.*, context_length_exceeded (with the
+  // bytes).
+  Result<std::string> render(const ChatInput& chat) const;
 
   // Ids of a rendered chat prompt: the template wrote what there is to write, nothing is added.
   Result<std::vector<TokenId>> encode_chat(const std::string& prompt) const;

@@ -90,7 +90,7 @@ Result<HttpResponse> detokenize(App& app, const json::value& body) {
 Result<HttpResponse> apply_template(App& app, const json::value& body) {
   SLUICE_TRY(const auto request, template_request_from_json(body));
   SLUICE_TRY(const auto text, text_of(app, request.model));
-  SLUICE_TRY(const std::string prompt, text->render(request.chat, request.add_generation_prompt));
+  SLUICE_TRY(const std::string prompt, text->render(request.chat));
   return json_response(200, json::object{{"prompt", prompt}});
 }
 

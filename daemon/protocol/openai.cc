@@ -321,7 +321,7 @@ Result<ChatInput> read_chat(Fields& f) {
     for (const auto& item : kwargs->get_object()) {
       const std::string_view key = item.key();
       if (key == "messages" || key == "tools" || key == "add_generation_prompt" ||
-          key == "bos_token" || key == "eos_token") {
+          key == "continue_final_message" || key == "bos_token" || key == "eos_token") {
         return bad_parameter("chat_template_kwargs",
                              fmt::format("chat_template_kwargs may not set {}", key));
       }
@@ -335,6 +335,19 @@ Result<ChatInput> read_chat(Fields& f) {
   if (const auto* thinking = f.find("enable_thinking")) {
     if (!thinking->is_bool()) return wrong_kind("enable_thinking", *thinking, "true or false");
     chat.template_kwargs["enable_thinking"] = *thinking;
+  }
+  SLUICE_TRY(chat.continue_final_message, f.boolean("continue_final_message", false));
+  SLUICE_TRY(chat.add_generation_prompt,
+             f.boolean("add_generation_prompt", !chat.continue_final_message));
+  if (chat.continue_final_message) {
+    if (chat.add_generation_prompt) {
+      return bad_parameter("continue_final_message",
+                           "continue_final_message and add_generation_prompt exclude each other");
+    }
+    if (chat.messages.back().at("role") != "assistant") {
+      return bad_parameter("continue_final_message",
+                           "continue_final_message needs a last message of role assistant");
+    }
   }
   return chat;
 }
@@ -466,7 +479,6 @@ Result<TemplateRequest> template_request_from_json(const json::value& v) {
   TemplateRequest r;
   SLUICE_TRY(r.model, f.text("model", 4096));
   SLUICE_TRY(r.chat, read_chat(f));
-  SLUICE_TRY(r.add_generation_prompt, f.boolean("add_generation_prompt", true));
   SLUICE_TRY(f.no_others());
   return r;
 }

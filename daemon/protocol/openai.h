@@ -60,6 +60,10 @@ struct ChatInput {
       messages;              // role, content (a string), tool_calls with arguments as objects, ...
   boost::json::array tools;  // empty: none, or tool_choice "none"
   boost::json::object template_kwargs;  // enable_thinking and the like
+  // How the prompt ends (transformers' names): with the opening of the assistant's next turn, or inside
+  // the last message, which is the assistant's and is written on. At most one of the two.
+  bool add_generation_prompt = true;
+  bool continue_final_message = false;
 };
 
 struct ChatRequest {
@@ -79,11 +83,10 @@ struct CompletionRequest {
 Result<ChatRequest> chat_request_from_json(const boost::json::value& v);
 Result<CompletionRequest> completion_request_from_json(const boost::json::value& v);
 // {messages, tools?, tool_choice?, chat_template_kwargs?, enable_thinking?, add_generation_prompt?,
-// model?}
+// continue_final_message?, model?}
 struct TemplateRequest {
   std::string model;
   ChatInput chat;
-  bool add_generation_prompt = true;
 };
 Result<TemplateRequest> template_request_from_json(const boost::json::value& v);
 

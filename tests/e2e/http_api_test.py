@@ -215,6 +215,30 @@ class Api(unittest.TestCase):
         prompt = D.post("/apply-template", {"messages": [{"role": "user", "content": "Marker"}]})[1]["prompt"]
         self.assertIn("Marker", prompt)
 
+    def test_an_answer_goes_on_where_it_ended(self):
+        """A call without new input: the last message is the assistant's and is written on."""
+        opening = [{"role": "user", "content": "Tell me a story about a \"cat\". "}]
+        whole = D.post(CHAT, chat(messages=opening, max_tokens=40))[1]["choices"][0]["message"]["content"]
+        prompt = D.post("/apply-template", {"messages": opening})[1]["prompt"]
+        for n in (5, 14, 29):
+            first = D.post(CHAT, chat(messages=opening, max_tokens=n))[1]["choices"][0]["message"]["content"]
+            messages = opening + [{"role": "assistant", "content": first}]
+            rest = {"messages": messages, "continue_final_message": True}
+            self.assertEqual(D.post("/apply-template", rest)[1]["prompt"], prompt + first)
+            c = D.post(CHAT, chat(**rest, max_tokens=40 - n))[1]
+            answer = c["choices"][0]["message"]["content"]
+            if D.post("/tokenize", {"content": first})[1]["count"] == n:      # the same tokens when read again
+                self.assertEqual(first + answer, whole)
+            self.assertGreater(c["usage"]["prompt_tokens_details"]["cached_tokens"], 0)
+        # Space at the end is the author's, an empty answer is begun, the end of a turn is not shown.
+        for text in ("Once ", "", "two\nlines\n", "[end-of-message]"):
+            messages = opening + [{"role": "assistant", "content": text}]
+            got = D.post("/apply-template", {"messages": messages, "continue_final_message": True})[1]["prompt"]
+            self.assertEqual(got, prompt + text)
+        self.error(D.post(CHAT, chat(continue_final_message=True)), 400, "invalid_request", "continue_final_message")
+        both = chat(messages=messages, continue_final_message=True, add_generation_prompt=True)
+        self.error(D.post(CHAT, both), 400, "invalid_request", "continue_final_message")
+
     # ------------------------------------------------------------------ errors
     def test_bad_json_and_types(self):
         for raw in (b"{", b"", b"nul", b"[" * 70 + b"]" * 70, b"{\"messages\":\"\xff\"}", b"[]"):
@@ -240,6 +264,8 @@ class Api(unittest.TestCase):
         self.assertIn(str(ctx + 10), e["message"])
         self.assertIn(str(ctx), e["message"])
         self.error(D.post(CHAT, chat("word " * ctx)), 400, "context_length_exceeded", "messages")
+        e = self.error(D.post(CHAT, chat("word " * (1 << 20))), 400, "context_length_exceeded", "messages")
+        self.assertIn(str(5 << 20), e["message"])
         self.error(D.post(CHAT, chat(sluice={"ctx": ctx + 1})), 400, "invalid_request")
         # One token of room is enough, and no more than that comes.
         c = D.post("/v1/completions", {"prompt": [5] * 31, "sluice": {"ctx": 32}, "max_tokens": 5})[1]
