@@ -161,6 +161,7 @@ void print_text(const Options& o, const Model& model, const Measured& m, int thr
 }
 
 Result<void> bench(const Options& o) {
+  SLUICE_TRY(IoFault::check_environment());
   SLUICE_TRY(auto checked, check_model(o.model));
   SLUICE_TRY(const auto model, Model::load(std::move(checked)));
   const int64_t total = o.prompt + o.gen;

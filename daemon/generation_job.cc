@@ -295,7 +295,9 @@ Result<void> GenerationJob::generate_all(LoadedModel& loaded) {
   for (const PromptIds& prompt : prompts_) {
     prompt_tokens += static_cast<int64_t>(prompt.ids.size());
     for (int i = 0; i < spec_.params.n; ++i) {
-      SLUICE_TRY(generate_choice(*loaded.engine, prompt, choice++, sum));
+      auto generated = generate_choice(*loaded.engine, prompt, choice++, sum);
+      if (!generated && generated.error().code == "io.changed") app_.registry.unload(entry_);
+      SLUICE_TRY(std::move(generated));
     }
   }
   SLUICE_TRY(unchanged());

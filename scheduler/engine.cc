@@ -89,11 +89,12 @@ struct Engine::Impl {
   std::unique_ptr<Sequence> kept;          // the last generation's sequence
   std::optional<TokenId> pending;          // its last token, when it was delivered but not computed yet
   std::atomic<uint64_t> kv_bytes{0};
+  int64_t likely_length = 0;               // of `kept` when this call ends
   LastLogits last;                         // logits after the last token of `kept`, if last_valid
   bool last_valid = false;
 
   Result<void> check(const GenerationRequest& r) const;
-  void fill_pins(int64_t prompt_length, int64_t max_tokens);
+  void fill_pins();
   Feed plan_feed(const GenerationRequest& r, GenerationStats& stats);
   Result<void> prefill(const GenerationRequest& r, const Feed& feed, TokenSink& sink, const CancelToken& cancel);
   Result<void> decode(const GenerationRequest& r, TokenSink& sink, const CancelToken& cancel, GenerationStats& stats);
@@ -207,13 +208,11 @@ Feed Engine::Impl::plan_feed(const GenerationRequest& r, GenerationStats& stats)
 }
 
 // What the budget has free becomes pins, but for the KV that this call is likely to need. More KV than that takes pins
-// back page by page.
-void Engine::Impl::fill_pins(int64_t prompt_length, int64_t max_tokens) {
+// back page by page. Asked before every walk, so that a budget that grew is used at once; the passes fill the new pins with
+// what they read anyway.
+void Engine::Impl::fill_pins() {
   if (!residency) return;
-  constexpr int64_t kLikelyAnswer = 256;
-  const int64_t answer = max_tokens < 0 ? kLikelyAnswer : std::min(max_tokens, kLikelyAnswer);
-  const int64_t length = std::min(prompt_length + answer, max_seq_len);
-  const auto pages = static_cast<uint64_t>((length + kernels::kPageTokens - 1) / kernels::kPageTokens);
+  const auto pages = static_cast<uint64_t>((likely_length + kernels::kPageTokens - 1) / kernels::kPageTokens);
   const uint64_t wanted = pages * static_cast<uint64_t>(kv_pool->layout().page_bytes());
   const uint64_t held = kept->kv_bytes();
   // A failure means that somebody else took the room meanwhile: the pins stay as they are.
@@ -222,7 +221,12 @@ void Engine::Impl::fill_pins(int64_t prompt_length, int64_t max_tokens) {
 
 Result<void> Engine::Impl::walk(std::span<const Run> runs, const CancelToken& cancel) {
   last_valid = false;
-  auto walked = pass->walk(runs, last, cancel);
+  fill_pins();
+  Result<void> walked = pass->walk(runs, last, cancel);
+  // Nothing leaves that was computed from a file written to meanwhile.
+  if (walked) {
+    if (auto same = model->still_unchanged(); !same && same.error().code == "io.changed") walked = std::move(same);
+  }
   last_valid = walked && runs.back().n_outputs > 0;
   kv_bytes.store(kept->kv_bytes(), std::memory_order_relaxed);
   return walked;
@@ -302,7 +306,9 @@ Result<GenerationStats> Engine::generate(const GenerationRequest& request, Token
   stats.prompt_tokens = static_cast<int64_t>(request.prompt.size());
   const auto start = Clock::now();
   const Feed feed = impl.plan_feed(request, stats);
-  impl.fill_pins(feed.final_length, request.max_tokens);
+  constexpr int64_t kLikelyAnswer = 256;
+  const int64_t answer = request.max_tokens < 0 ? kLikelyAnswer : std::min(request.max_tokens, kLikelyAnswer);
+  impl.likely_length = std::min(feed.final_length + answer, impl.max_seq_len);
   SLUICE_TRY(impl.prefill(request, feed, sink, cancel));
   stats.prefill_ms = ms_since(start);
   SLUICE_TRY(impl.decode(request, sink, cancel, stats));

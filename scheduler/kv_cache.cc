@@ -1,7 +1,5 @@
 #include "scheduler/kv_cache.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <cstring>
 
@@ -11,14 +9,11 @@ namespace sluice {
 
 using kernels::kPageTokens;
 
-KvPage::~KvPage() { munmap(data_, bytes_); }
-
 Result<std::shared_ptr<KvPage>> KvPool::allocate() const {
   const auto bytes = static_cast<size_t>(layout_.page_bytes());
   SLUICE_TRY(Reservation reservation, budget_->reserve(bytes, MemoryClass::kKv));
-  void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (p == MAP_FAILED) return errno_error("out_of_memory", "mmap of a KV page", errno);
-  return std::shared_ptr<KvPage>(new KvPage(static_cast<std::byte*>(p), bytes, std::move(reservation)));
+  SLUICE_TRY(AnonymousMemory memory, AnonymousMemory::create(bytes, "a KV page"));
+  return std::shared_ptr<KvPage>(new KvPage(std::move(reservation), std::move(memory)));
 }
 
 Result<void> Sequence::reserve(int64_t length) {

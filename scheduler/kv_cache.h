@@ -11,6 +11,7 @@
 #include "base/result.h"
 #include "kernels/transformer/kv_layout.h"
 #include "scheduler/model_loader.h"
+#include "storage/anonymous_memory.h"
 #include "storage/budget.h"
 
 namespace sluice {
@@ -22,18 +23,14 @@ enum class Role : uint8_t { kPrompt, kRow };
 // Anonymous memory of one page, given back to the system when the last sequence drops it.
 class KvPage {
  public:
-  ~KvPage();
-  KvPage(const KvPage&) = delete;
-  KvPage& operator=(const KvPage&) = delete;
-  std::byte* data() const { return data_; }
+  std::byte* data() const { return memory_.data(); }
 
  private:
   friend class KvPool;
-  KvPage(std::byte* data, size_t bytes, Reservation reservation)
-      : data_(data), bytes_(bytes), reservation_(std::move(reservation)) {}
-  std::byte* data_;
-  size_t bytes_;
+  KvPage(Reservation reservation, AnonymousMemory memory)
+      : reservation_(std::move(reservation)), memory_(std::move(memory)) {}
   Reservation reservation_;
+  AnonymousMemory memory_;
 };
 
 class KvPool {

@@ -1,10 +1,8 @@
 #include "scheduler/pass.h"
 
 #include <fmt/format.h>
-#include <sys/mman.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cstring>
 
 #include "base/check.h"
@@ -34,17 +32,13 @@ Result<std::unique_ptr<Pass>> Pass::create(std::shared_ptr<const Model> model,
   const kernels::WorkspaceShape shape{options.max_tokens, options.max_seq_len, options.max_outputs, pool.n_threads()};
   pass->workspace_bytes_ = kernels::workspace_bytes(hp, shape);
   SLUICE_TRY(pass->reservation_, budget.reserve(pass->workspace_bytes_, MemoryClass::kActivations));
-  void* p = mmap(nullptr, pass->workspace_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (p == MAP_FAILED) return errno_error("out_of_memory", "mmap of the workspace", errno);
-  pass->memory_ = static_cast<std::byte*>(p);
-  pass->ws_ = kernels::make_workspace(hp, shape, pass->memory_);
+  SLUICE_TRY(pass->memory_, AnonymousMemory::create(pass->workspace_bytes_, "the workspace"));
+  pass->ws_ = kernels::make_workspace(hp, shape, pass->memory_.data());
   pass->inv_freq_.resize(static_cast<size_t>(hp.rope_dim / 2));
   return pass;
 }
 
-Pass::~Pass() {
-  if (memory_ != nullptr) munmap(memory_, workspace_bytes_);
-}
+Pass::~Pass() = default;
 
 const kernels::KernelTable& Pass::kernels() const { return kernels::kernels(); }
 

@@ -16,6 +16,7 @@
 #include "scheduler/model_loader.h"
 #include "scheduler/thread_pool.h"
 #include "scheduler/weight_source.h"
+#include "storage/anonymous_memory.h"
 
 namespace sluice {
 
@@ -89,7 +90,7 @@ class Pass {
   WeightSource* source_;
   kernels::KvLayout kv_layout_;
   Reservation reservation_;
-  std::byte* memory_ = nullptr;
+  AnonymousMemory memory_;
   uint64_t workspace_bytes_ = 0;
   kernels::Workspace ws_;
   std::vector<int64_t> starts_;                      // per run: position of its first token

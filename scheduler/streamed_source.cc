@@ -9,7 +9,8 @@ using kernels::MatrixRef;
 void StreamedSource::begin_walk(const CancelToken& cancel, bool wants_outputs) {
   cancel_ = &cancel;
   error_.reset();
-  store_.begin_pass(wants_outputs ? schedule_.slices.size() : schedule_.n_without_outputs);
+  store_.begin_pass(wants_outputs ? schedule_.slices.size() : schedule_.n_without_outputs,
+                    [&cancel] { return cancel.cancelled(); });
 }
 
 bool StreamedSource::visit(const MatrixRef* refs, int n_refs, VisitFn fn, void* ctx) noexcept {

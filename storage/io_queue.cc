@@ -24,6 +24,7 @@ using Clock = std::chrono::steady_clock;
 constexpr int kMaxIoThreads = 64;
 constexpr uint64_t kDefaultAlignment = 4096;
 constexpr int kReadRetries = 1;          // a second try before a request is told
+constexpr int kMaxInterruptions = 100;   // EINTR and EAGAIN in one read
 
 // Offset and memory alignment that direct reads of this file want.
 uint64_t direct_alignment(int fd) {
@@ -65,7 +66,8 @@ class Pacer {
 class ThreadedIoQueue final : public IoQueue {
  public:
   ThreadedIoQueue(std::vector<File> files, const IoOptions& o, IoMode mode, uint64_t alignment, Done done, void* ctx)
-      : files_(std::move(files)), mode_(mode), alignment_(alignment), done_(done), ctx_(ctx), pacer_(o.virtual_bytes_per_s) {
+      : files_(std::move(files)), mode_(mode), alignment_(alignment), done_(done), ctx_(ctx),
+        fault_(o.fault != nullptr ? *o.fault : IoFault::of_process()), pacer_(o.virtual_bytes_per_s) {
     const int n = std::clamp(o.n_threads, 1, kMaxIoThreads);
     for (int i = 0; i < n; ++i) threads_.emplace_back([this] { work(); });
   }
@@ -133,23 +135,25 @@ class ThreadedIoQueue final : public IoQueue {
   Result<void> read_all(const ReadRequest& r) {
     const int fd = files_[r.part].fd();
     uint64_t got = 0;
+    int interruptions = 0;
     while (got < r.needed) {
-      const ssize_t n = ::pread(fd, r.dst + got, r.n_bytes - got, static_cast<off_t>(r.file_offset + got));
-      if (n < 0 && (errno == EINTR || errno == EAGAIN)) continue;
+      const int64_t n = fault_.pread(fd, r.dst + got, r.n_bytes - got, r.file_offset + got);
+      if (n < 0 && (errno == EINTR || errno == EAGAIN) && ++interruptions <= kMaxInterruptions) continue;
       if (n < 0 && errno == EINVAL && mode_ == IoMode::kDirect && leave_direct(fd)) continue;
       if (n < 0) {
         Error e = errno_error("io.read", fmt::format("read of {} bytes", r.n_bytes), errno);
         e.offset = r.file_offset + got;
         return e;
       }
-      if (n == 0) {
-        Error e{"io.read", fmt::format("the file ends at {}, {} more bytes were expected", r.file_offset + got, r.needed - got)};
-        e.offset = r.file_offset + got;
+      const uint64_t reached = got + static_cast<uint64_t>(n);
+      // A short direct read must go on at an aligned place; one that gets no further has met the end of the file.
+      const uint64_t next = mode_ == IoMode::kDirect && reached < r.needed ? reached / alignment_ * alignment_ : reached;
+      if (next <= got) {
+        Error e{"io.read", fmt::format("the file ends at {}, {} more bytes were expected", r.file_offset + reached, r.needed - reached)};
+        e.offset = r.file_offset + reached;
         return e;
       }
-      got += static_cast<uint64_t>(n);
-      // A short direct read that is not at the end must go on at an aligned place.
-      if (mode_ == IoMode::kDirect && got < r.needed) got = got / alignment_ * alignment_;
+      got = next;
     }
     if (mode_ == IoMode::kBuffered) {
       ::posix_fadvise(fd, static_cast<off_t>(r.file_offset), static_cast<off_t>(r.n_bytes), POSIX_FADV_DONTNEED);
@@ -169,6 +173,7 @@ class ThreadedIoQueue final : public IoQueue {
   const uint64_t alignment_;
   const Done done_;
   void* const ctx_;
+  IoFault& fault_;
   Pacer pacer_;
   mutable std::mutex mutex_;
   std::condition_variable ready_;

@@ -10,6 +10,7 @@
 
 #include "base/result.h"
 #include "storage/file.h"
+#include "storage/io_fault.h"
 
 namespace sluice {
 
@@ -35,6 +36,7 @@ struct IoOptions {
   IoMode mode = IoMode::kDirect;
   int n_threads = 4;               // reads in flight
   double virtual_bytes_per_s = 0;  // kVirtual
+  IoFault* fault = nullptr;        // null: that of the process
 };
 
 class IoQueue {

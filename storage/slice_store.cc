@@ -1,11 +1,11 @@
 #include "storage/slice_store.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstring>
+
+#include <xxhash.h>
 
 #include "base/check.h"
 
@@ -13,19 +13,12 @@ namespace sluice {
 namespace {
 
 constexpr uint64_t kAlignment = 4096;             // of memory and file ranges; IoQueue asks for no more
-constexpr uint64_t kHugePage = 2u << 20;
 constexpr uint64_t kRowTag = 1ull << 63;
 constexpr size_t kRowsInFlight = 16;
-constexpr uint64_t kMaxRowBytes = 4u << 20;
+constexpr auto kAskEvery = std::chrono::milliseconds(50);
 
 uint64_t align_down(uint64_t x) { return x / kAlignment * kAlignment; }
 uint64_t align_up(uint64_t x) { return align_down(x + kAlignment - 1); }
-
-Result<std::byte*> map_anonymous(uint64_t bytes) {
-  void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (p == MAP_FAILED) return errno_error("out_of_memory", "mmap of slice memory", errno);
-  return static_cast<std::byte*>(p);
-}
 
 }  // namespace
 
@@ -79,14 +72,16 @@ Result<std::unique_ptr<SliceStore>> SliceStore::create(std::span<const File* con
 Result<void> SliceStore::make_memory(const SliceStoreOptions& options, Budget& budget) {
   const uint64_t n_slots = std::max<uint64_t>(2, options.ring_bytes / std::max<uint64_t>(slot_bytes_, 1));
   const uint64_t ring_bytes = n_slots * slot_bytes_;
-  const uint64_t bounce_bytes = kRowsInFlight * (2 * kAlignment);
+  uint64_t row_bytes = 0;
+  for (const Slice& s : index_.slices()) row_bytes = std::max(row_bytes, s.n_bytes / std::max<uint64_t>(s.n_rows, 1));
+  row_span_bytes_ = align_up(row_bytes) + kAlignment;      // covers any start within a page
+  const uint64_t bounce_bytes = kRowsInFlight * row_span_bytes_;
   SLUICE_TRY(ring_reservation_, budget.reserve(ring_bytes + bounce_bytes, MemoryClass::kRing));
   SLUICE_TRY(pin_reservation_, budget.reserve(0, MemoryClass::kWeightsPinned));
-  SLUICE_TRY(ring_, map_anonymous(ring_bytes));
+  SLUICE_TRY(ring_, AnonymousMemory::create(ring_bytes, "the ring", /*huge=*/true));
   slots_.resize(n_slots);
-  SLUICE_TRY(bounce_, map_anonymous(kRowsInFlight * kMaxRowBytes));
-  pins_reserved_ = pin_offset_.back() + kHugePage;
-  SLUICE_TRY(pins_, map_anonymous(pins_reserved_));
+  SLUICE_TRY(bounce_, AnonymousMemory::create(bounce_bytes, "row reads"));
+  SLUICE_TRY(pins_, AnonymousMemory::create(pin_offset_.back(), "pinned weights", /*huge=*/true));
   return success();
 }
 
@@ -96,13 +91,10 @@ SliceStore::~SliceStore() {
     closing_ = true;
   }
   io_.reset();       // joins its threads: no callback after this
-  if (ring_ != nullptr) munmap(ring_, slot_bytes_ * slots_.size());
-  if (bounce_ != nullptr) munmap(bounce_, kRowsInFlight * kMaxRowBytes);
-  if (pins_ != nullptr) munmap(pins_, pins_reserved_);
 }
 
 std::byte* SliceStore::place_of(const Entry& e) const {
-  return e.slot == kPinned ? pins_ + pin_offset_[e.rank] : ring_ + static_cast<uint64_t>(e.slot) * slot_bytes_;
+  return e.slot == kPinned ? pins_.data() + pin_offset_[e.rank] : ring_.data() + static_cast<uint64_t>(e.slot) * slot_bytes_;
 }
 
 // Whether this pass has still to read it.
@@ -177,7 +169,37 @@ void SliceStore::pump() {
   }
 }
 
-void SliceStore::on_read(void* ctx, uint64_t tag, const Error* error) { static_cast<SliceStore*>(ctx)->finish(tag, error); }
+void SliceStore::on_read(void* ctx, uint64_t tag, const Error* error) {
+  auto& store = *static_cast<SliceStore*>(ctx);
+  if (error == nullptr && (tag & kRowTag) == 0) {
+    if (auto same = store.check_hash(static_cast<SliceId>(tag)); !same) return store.finish(tag, &same.error());
+  }
+  store.finish(tag, error);
+}
+
+// On a queue thread, with the slice in kLoading: nobody else looks at its bytes or its hash.
+Result<void> SliceStore::check_hash(SliceId id) {
+  Entry& e = entries_[id];
+  const Slice& s = index_[id];
+  const uint64_t hash = XXH3_64bits(place_of(e) + (s.file_offset - e.read_offset), s.n_bytes);
+  if (e.hash_known && hash != e.hash) {
+    Error error{"io.changed", "what the disk gives now is not what it gave before", "check the file and the disk, then load the model again"};
+    error.offset = s.file_offset;
+    return error;
+  }
+  e.hash = hash;
+  e.hash_known = true;
+  return success();
+}
+
+template <class Ready>
+bool SliceStore::wait_until(std::unique_lock<std::mutex>& lock, Ready&& ready) {
+  while (!ready()) {
+    if (cancelled_ && cancelled_()) return false;
+    changed_.wait_for(lock, kAskEvery);
+  }
+  return true;
+}
 
 void SliceStore::finish(uint64_t tag, const Error* error) {
   {
@@ -204,8 +226,9 @@ void SliceStore::finish(uint64_t tag, const Error* error) {
   changed_.notify_all();
 }
 
-void SliceStore::begin_pass(size_t n_scheduled) {
+void SliceStore::begin_pass(size_t n_scheduled, std::function<bool()> cancelled) {
   const std::lock_guard lock(mutex_);
+  cancelled_ = std::move(cancelled);
   position_ = 0;
   pass_end_ = n_scheduled;
   ++pass_;
@@ -241,8 +264,9 @@ Result<void> SliceStore::hold_ready(std::span<const SliceId> wanted, std::vector
       if (done[i] || (e.state == State::kAbsent && !start(wanted[i], true, 0))) continue;
       e.awaited = true;
     }
+    if (cancelled_ && cancelled_()) return Error{"cancelled", "the request was cancelled"};
     if (!waiting_since) waiting_since = std::chrono::steady_clock::now();
-    changed_.wait(lock);
+    changed_.wait_for(lock, kAskEvery);
   }
   if (waiting_since) {
     stall_s_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - *waiting_since).count();
@@ -266,13 +290,16 @@ void SliceStore::release(std::span<const Held> held) {
 }
 
 Result<void> SliceStore::read_rows(std::span<const RowRead> rows, uint64_t n_bytes, std::byte* dst, uint64_t dst_stride) {
-  const uint64_t span_bytes = align_up(n_bytes) + kAlignment;      // covers any start within a page
-  if (span_bytes > kMaxRowBytes) return Error{"internal", "a row of the embedding is over 4 MiB"};
+  SLUICE_CHECK(align_up(n_bytes) + kAlignment <= row_span_bytes_);
   struct Pending { size_t row; uint64_t delta; };
   for (size_t first = 0; first < rows.size(); first += kRowsInFlight) {
     const size_t n = std::min(kRowsInFlight, rows.size() - first);
     std::vector<std::optional<uint64_t>> delta(n);                 // set: read into bounce slot
     std::unique_lock lock(mutex_);
+    // A read that was cancelled may still be on its way into the bounce memory.
+    const auto quiet = [this] { return rows_left_ == 0; };
+    if (!wait_until(lock, quiet)) return Error{"cancelled", "the request was cancelled"};
+    if (first == 0) failure_.reset();
     for (size_t i = 0; i < n; ++i) {
       const RowRead& r = rows[first + i];
       const Slice& s = index_[r.id];
@@ -285,19 +312,27 @@ Result<void> SliceStore::read_rows(std::span<const RowRead> rows, uint64_t n_byt
       const uint64_t end = align_up(s.file_offset + r.offset + n_bytes);
       delta[i] = s.file_offset + r.offset - start;
       ++rows_left_;
-      io_->submit({s.part, start, end - start, *delta[i] + n_bytes, bounce_ + i * kMaxRowBytes, kRowTag | i, true});
+      io_->submit({s.part, start, end - start, *delta[i] + n_bytes, bounce_.data() + i * row_span_bytes_, kRowTag | i, true});
     }
-    changed_.wait(lock, [this] { return rows_left_ == 0; });
+    if (!wait_until(lock, quiet)) return Error{"cancelled", "the request was cancelled"};
     if (failure_) return *std::exchange(failure_, std::nullopt);
     for (size_t i = 0; i < n; ++i) {
-      if (delta[i]) std::memcpy(dst + (first + i) * dst_stride, bounce_ + i * kMaxRowBytes + *delta[i], n_bytes);
+      if (delta[i]) std::memcpy(dst + (first + i) * dst_stride, bounce_.data() + i * row_span_bytes_ + *delta[i], n_bytes);
     }
   }
   return success();
 }
 
+// Whole huge pages: less than one is not given back.
+uint64_t SliceStore::pin_bytes(size_t n) const {
+  const uint64_t rounded = (pin_offset_[n] + kHugePageBytes - 1) / kHugePageBytes * kHugePageBytes;
+  return std::min(rounded, pin_offset_.back());
+}
+
 size_t SliceStore::cut_for(uint64_t bytes) const {
-  return static_cast<size_t>(std::upper_bound(pin_offset_.begin(), pin_offset_.end(), bytes) - pin_offset_.begin()) - 1;
+  if (bytes >= pin_offset_.back()) return pin_order_.size();
+  const uint64_t whole = bytes / kHugePageBytes * kHugePageBytes;
+  return static_cast<size_t>(std::upper_bound(pin_offset_.begin(), pin_offset_.end(), whole) - pin_offset_.begin()) - 1;
 }
 
 Result<void> SliceStore::set_cut(size_t n) {
@@ -307,7 +342,7 @@ Result<void> SliceStore::set_cut(size_t n) {
   const size_t before = cut_;
   if (n >= before) {
     lock.unlock();
-    SLUICE_TRY(pin_reservation_.resize(pin_offset_[n]));
+    SLUICE_TRY(pin_reservation_.resize(pin_bytes(n)));
     lock.lock();
     cut_ = n;
     pump();
@@ -322,9 +357,8 @@ Result<void> SliceStore::set_cut(size_t n) {
     if (e.slot == kPinned && e.state == State::kReady) drop(id);
   }
   lock.unlock();
-  const uint64_t keep = align_up(pin_offset_[n]);
-  madvise(pins_ + keep, pins_reserved_ - keep, MADV_DONTNEED);
-  SLUICE_TRY(pin_reservation_.resize(pin_offset_[n]));
+  pins_.give_back_from(pin_bytes(n));
+  SLUICE_TRY(pin_reservation_.resize(pin_bytes(n)));
   lock.lock();
   pump();
   lock.unlock();

@@ -6,6 +6,7 @@
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -13,6 +14,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "storage/anonymous_memory.h"
 #include "storage/budget.h"
 #include "storage/io_queue.h"
 #include "storage/slice_index.h"
@@ -51,10 +53,11 @@ class SliceStore {
     uint32_t index = 0;                // in `wanted`
     SliceId id = 0;
   };
-  // A pass begins that reads the first `n_scheduled` slices of the schedule and then begins anew.
-  void begin_pass(size_t n_scheduled);
+  // A pass begins that reads the first `n_scheduled` slices of the schedule and then begins anew. While it waits for the
+  // disk `cancelled` is asked every 50 ms.
+  void begin_pass(size_t n_scheduled, std::function<bool()> cancelled = nullptr);
   // Waits until at least one of `wanted` that is not yet `done` is readable, and holds all that are (marks them done).
-  // Errors: io.read with file and offset.
+  // Errors: cancelled; io.read with its offset; io.changed when a slice is not what it was when it was first read.
   Result<void> hold_ready(std::span<const SliceId> wanted, std::vector<bool>& done, std::vector<Held>& out);
   void release(std::span<const Held> held);
   // The consumer has gone past the next n slices of the schedule.
@@ -68,7 +71,7 @@ class SliceStore {
 
   // ---- the budget's side (any thread)
   // Bytes of pin memory that the first n slices of the pin order take, and the largest n that fits in `bytes`.
-  uint64_t pin_bytes(size_t n) const { return pin_offset_[n]; }
+  uint64_t pin_bytes(size_t n) const;
   size_t cut_for(uint64_t bytes) const;
   // Moves the cut. A shrink returns when the memory was given back to the kernel (the consumer lets go at its next slice
   // border); a growth when it is charged: pins then fill as passes read them. Errors: budget_exceeded.
@@ -97,6 +100,8 @@ class SliceStore {
     uint64_t used_in_pass = 0;         // the latest pass that has let go of it: this pass wants it no more
     uint64_t read_offset = 0;          // aligned range in the file
     uint64_t read_bytes = 0;
+    uint64_t hash = 0;                 // XXH3 of the slice, from its first read on
+    bool hash_known = false;
   };
   struct Slot {
     bool used = false;
@@ -107,6 +112,10 @@ class SliceStore {
   Result<void> make_memory(const SliceStoreOptions& options, Budget& budget);
   static void on_read(void* ctx, uint64_t tag, const Error* error);
   void finish(uint64_t tag, const Error* error);
+  Result<void> check_hash(SliceId id);
+  // True unless cancelled. `lock` holds mutex_.
+  template <class Ready>
+  bool wait_until(std::unique_lock<std::mutex>& lock, Ready&& ready);
   // All below: mutex_ held.
   void pump();
   bool start(SliceId id, bool demand, uint64_t distance);
@@ -122,11 +131,11 @@ class SliceStore {
   const std::vector<SliceId> pin_order_;
   std::vector<uint64_t> pin_offset_;   // pin_order_.size() + 1 entries
   uint64_t slot_bytes_ = 0;
-  std::byte* pins_ = nullptr;          // reserved for all, touched up to the cut
-  uint64_t pins_reserved_ = 0;
-  std::byte* ring_ = nullptr;
-  std::byte* bounce_ = nullptr;        // row reads
+  uint64_t row_span_bytes_ = 0;        // of a row read, with what lies around it
   Reservation pin_reservation_, ring_reservation_;
+  AnonymousMemory pins_;               // reserved for all, touched up to the cut
+  AnonymousMemory ring_;
+  AnonymousMemory bounce_;             // row reads
   std::unique_ptr<IoQueue> io_;
 
   mutable std::mutex mutex_;           // guards all that follows
@@ -141,6 +150,7 @@ class SliceStore {
   size_t max_in_flight_ = 0;
   size_t rows_left_ = 0;
   std::optional<Error> failure_;       // of the latest read that failed, for the consumer
+  std::function<bool()> cancelled_;    // the consumer's
   double stall_s_ = 0;
   uint64_t streamed_bytes_ = 0;
   uint64_t pinned_bytes_ = 0;

@@ -1,0 +1,247 @@
+// The store against real files: every byte as the file has it, faults of the disk, memory given back.
+#include "storage/slice_store.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <random>
+#include <thread>
+
+#include "base/process_memory.h"
+#include "storage/pin_order.h"
+
+namespace sluice {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// A file of three matrices whose rows and offsets are no multiples of anything, and a store over it.
+class SliceStoreTest : public testing::Test {
+ protected:
+  static constexpr uint64_t kRowBytes[3] = {13000, 4097, 90000};
+  static constexpr uint64_t kRows[3] = {700, 1500, 130};
+
+  void SetUp() override {
+    path_ = std::filesystem::temp_directory_path() / ("slice_store_" + std::to_string(::getpid()) + "_" +
+                                                      testing::UnitTest::GetInstance()->current_test_info()->name());
+    std::vector<SlicedTensor> tensors;
+    uint64_t at = 77;
+    for (int i = 0; i < 3; ++i) {
+      tensors.push_back({kRows[i], kRowBytes[i], 1, false, 0, at});
+      at += kRows[i] * kRowBytes[i] + 333;
+    }
+    content_.resize(at);
+    std::mt19937_64 rng(5);
+    for (size_t i = 0; i + 8 <= content_.size(); i += 8) {
+      const uint64_t r = rng();
+      std::memcpy(&content_[i], &r, 8);
+    }
+    write_file();
+    index_ = std::make_unique<SliceIndex>(tensors);
+    for (SliceId id = 0; id < index_->slices().size(); ++id) schedule_.push_back(id);
+  }
+  void TearDown() override {
+    store_.reset();
+    std::filesystem::remove(path_);
+  }
+
+  void write_file() {
+    std::ofstream out(path_, std::ios::binary);
+    out.write(reinterpret_cast<const char*>(content_.data()), static_cast<std::streamsize>(content_.size()));
+  }
+
+  void open(const std::string& faults = "", uint64_t ring = 8u << 20, IoMode mode = IoMode::kDirect) {
+    store_.reset();
+    fault_.emplace(std::move(IoFault::parse(faults)).value());
+    file_ = std::move(File::open_regular(path_)).value();
+    const File* files[] = {&file_};
+    SliceStoreOptions o;
+    o.io.mode = mode;
+    o.io.fault = &*fault_;
+    o.ring_bytes = ring;
+    store_ = std::move(SliceStore::create(files, *index_, schedule_, make_pin_order({}, schedule_, {}), o, budget_)).value();
+  }
+
+  // One pass over everything, three slices asked for at a time; checks every byte.
+  Result<void> pass() {
+    store_->begin_pass(schedule_.size(), [this] { return cancelled_.load(); });
+    std::vector<SliceStore::Held> held;
+    for (size_t i = 0; i < schedule_.size(); i += 3) {
+      const auto wanted = std::span(schedule_).subspan(i, std::min<size_t>(3, schedule_.size() - i));
+      std::vector<bool> done(wanted.size(), false);
+      for (size_t left = wanted.size(); left > 0; left -= held.size()) {
+        SLUICE_TRY(store_->hold_ready(wanted, done, held));
+        for (const auto& h : held) {
+          const Slice& s = (*index_)[h.id];
+          EXPECT_EQ(std::memcmp(h.data, &content_[s.file_offset], s.n_bytes), 0) << "slice " << h.id;
+        }
+        store_->release(held);
+      }
+      store_->advance(wanted.size());
+    }
+    return success();
+  }
+
+  std::filesystem::path path_;
+  std::vector<std::byte> content_;
+  std::unique_ptr<SliceIndex> index_;
+  std::vector<SliceId> schedule_;
+  File file_;
+  std::optional<IoFault> fault_;
+  Budget budget_;
+  std::unique_ptr<SliceStore> store_;
+  std::atomic<bool> cancelled_{false};
+};
+
+TEST_F(SliceStoreTest, EveryByteAtEveryCut) {
+  for (const IoMode mode : {IoMode::kDirect, IoMode::kBuffered}) {
+    open("", 1, mode);
+    for (const size_t cut : {size_t{0}, schedule_.size() / 2, schedule_.size(), size_t{3}}) {
+      ASSERT_TRUE(store_->set_cut(cut));
+      for (int i = 0; i < 3; ++i) ASSERT_TRUE(pass());
+    }
+  }
+}
+
+TEST_F(SliceStoreTest, InterruptionsAndShortReadsChangeNothing) {
+  open("read:2:EINTR,read:3:EAGAIN,read:5:short,read:6:short,read:9:EIO");
+  for (int i = 0; i < 3; ++i) ASSERT_TRUE(pass());
+  EXPECT_EQ(store_->stats().io.retries, 1u);
+  EXPECT_EQ(store_->stats().io.failures, 0u);
+}
+
+TEST_F(SliceStoreTest, EachReadMayFailOnceOrForEver) {
+  open();
+  ASSERT_TRUE(pass());
+  for (uint64_t n = 1; n <= schedule_.size(); ++n) {      // those after belong to the next pass
+    open("read:" + std::to_string(n) + ":EIO");      // the retry helps
+    ASSERT_TRUE(pass()) << n;
+    open("read:" + std::to_string(n) + "+:EIO");
+    const auto failed = pass();
+    ASSERT_FALSE(failed) << n;
+    EXPECT_EQ(failed.error().code, "io.read");
+    EXPECT_NE(failed.error().what.find("Input/output error"), std::string::npos);
+    EXPECT_NE(failed.error().offset, Error::kNoOffset);
+    open("read:" + std::to_string(n) + "+:eof");
+    ASSERT_FALSE(pass()) << n;
+  }
+}
+
+TEST_F(SliceStoreTest, WorksAgainAfterTheDiskWasRepaired) {
+  open("read:4:EIO,read:5:EIO,read:6:EIO,read:7:EIO");
+  int failures = 0;
+  for (int i = 0; i < 6; ++i) failures += pass() ? 0 : 1;
+  EXPECT_GE(failures, 1);
+  ASSERT_TRUE(pass());
+}
+
+TEST_F(SliceStoreTest, InterruptedForEverEndsInAnError) {
+  open("read:*:EINTR");
+  const auto failed = pass();
+  ASSERT_FALSE(failed);
+  EXPECT_NE(failed.error().what.find("Interrupted"), std::string::npos);
+}
+
+TEST_F(SliceStoreTest, AChangedByteIsFoundWhenItIsReadAgain) {
+  open("", 1);
+  ASSERT_TRUE(pass());
+  content_[content_.size() / 2] ^= std::byte{0x10};
+  {
+    std::fstream f(path_, std::ios::binary | std::ios::in | std::ios::out);
+    f.seekp(static_cast<std::streamoff>(content_.size() / 2));
+    f.write(reinterpret_cast<const char*>(&content_[content_.size() / 2]), 1);
+  }
+  ::sync();
+  auto changed = pass();
+  for (int i = 0; i < 3 && changed; ++i) changed = pass();      // the ring may hold a slice that was read ahead
+  ASSERT_FALSE(changed);
+  EXPECT_EQ(changed.error().code, "io.changed");
+}
+
+TEST_F(SliceStoreTest, AFlippedBitOfTheDiskIsFound) {
+  open("", 1);
+  ASSERT_TRUE(pass());
+  const uint64_t n = store_->stats().io.reads;
+  open("read:" + std::to_string(n + 3) + ":flip", 1);
+  (void)pass();
+  auto flipped = pass();
+  ASSERT_FALSE(flipped);
+  EXPECT_EQ(flipped.error().code, "io.changed");
+}
+
+TEST_F(SliceStoreTest, TruncatedFileIsAnErrorThatSaysSo) {
+  open("", 1);
+  ASSERT_TRUE(pass());
+  ASSERT_EQ(::truncate(path_.c_str(), static_cast<off_t>(content_.size() / 2)), 0);
+  auto cut_off = pass();
+  if (cut_off) cut_off = pass();
+  ASSERT_FALSE(cut_off);
+  EXPECT_EQ(cut_off.error().code, "io.read");
+  EXPECT_NE(cut_off.error().what.find("ends at"), std::string::npos);
+}
+
+TEST_F(SliceStoreTest, ACancelledConsumerDoesNotWaitForAStalledDisk) {
+  open("read:3+:3s");
+  std::thread canceller([this] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(300));
+    cancelled_ = true;
+  });
+  const auto start = Clock::now();
+  const auto stopped = pass();
+  const auto took = Clock::now() - start;
+  canceller.join();
+  ASSERT_FALSE(stopped);
+  EXPECT_EQ(stopped.error().code, "cancelled");
+  EXPECT_LT(took, std::chrono::milliseconds(1300));
+}
+
+TEST_F(SliceStoreTest, AShrinkGivesTheMemoryBack) {
+  open("", 1);
+  ASSERT_TRUE(pass());      // the ring is touched: what is read ahead after the shrink takes nothing new
+  ASSERT_TRUE(store_->set_cut(schedule_.size()));
+  ASSERT_TRUE(pass());
+  const uint64_t full = process_resident_bytes();
+  const uint64_t pinned = store_->stats().pinned_bytes;
+  ASSERT_GT(pinned, 20u << 20);
+  ASSERT_TRUE(store_->set_cut(0));
+  EXPECT_EQ(store_->stats().pinned_bytes, 0u);
+  EXPECT_EQ(budget_.used(MemoryClass::kWeightsPinned), 0u);
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+  EXPECT_LT(process_resident_bytes() + pinned * 9 / 10, full);
+#else
+  (void)full;
+#endif
+}
+
+TEST_F(SliceStoreTest, CutForIsTheLargestThatFits) {
+  open();
+  for (size_t n = 0; n <= schedule_.size(); ++n) {
+    const size_t m = store_->cut_for(store_->pin_bytes(n));
+    EXPECT_GE(m, n);
+    EXPECT_EQ(store_->pin_bytes(m), store_->pin_bytes(n));
+    if (store_->pin_bytes(n) > 0) {
+      EXPECT_LT(store_->pin_bytes(store_->cut_for(store_->pin_bytes(n) - 1)), store_->pin_bytes(n));
+    }
+  }
+}
+
+TEST(IoFault, RefusesWhatItDoesNotKnow) {
+  for (const char* bad : {"read", "read:1", "write:1:EIO", "read:0:EIO", "read:x:EIO", "read:1:EFOO", "read:1:-5s", "read:1:2h,", ",", "read::EIO"}) {
+    const auto parsed = IoFault::parse(bad);
+    EXPECT_FALSE(parsed) << bad;
+    if (!parsed) {
+      EXPECT_EQ(parsed.error().code, "invalid_config");
+    }
+  }
+  EXPECT_TRUE(IoFault::parse(""));
+  EXPECT_TRUE(IoFault::parse("read:*:50ms,read:3+:short,read:7:EIO"));
+}
+
+}  // namespace
+}  // namespace sluice
