@@ -90,9 +90,7 @@ Result<void> one_round(Pass& pass, const KvPool& kv_pool, std::span<const TokenI
 
 Result<IoMode> io_mode(const Options& o) {
   if (o.virtual_disk > 0) return IoMode::kVirtual;
-  if (o.io == "auto" || o.io == "direct") return IoMode::kDirect;
-  if (o.io == "buffered") return IoMode::kBuffered;
-  return Error{"invalid_request", fmt::format("--io {} is not known; allowed: auto, direct, buffered", o.io)};
+  return io_mode_from_name(o.io);
 }
 
 // The reads of one pass in their order, with nothing computed.
@@ -188,7 +186,11 @@ Result<void> bench(const Options& o) {
   if (limit != Budget::kUnlimited || o.virtual_disk > 0) {
     base = reserve_base(budget, 0);
     SLUICE_TRY(const IoMode mode, io_mode(o));
-    SLUICE_TRY(residency, Residency::create(model, {mode, o.io_threads, o.virtual_disk}, needs, budget));
+    IoOptions io;
+    io.mode = mode;
+    io.n_threads = o.io_threads;
+    io.virtual_bytes_per_s = o.virtual_disk;
+    SLUICE_TRY(residency, Residency::create(model, io, needs, budget));
     SLUICE_TRY(residency->fill(needs.kv_bytes + needs.activation_bytes));
   }
   if (o.io_replay_s > 0) {
@@ -251,7 +253,7 @@ int main(int argc, char** argv) {
   app.add_option("--chunk", o.chunk, "prompt tokens per walk")->check(CLI::Range(1, 4096));
   app.add_option("--rounds", o.rounds, "repetitions; the median is reported")->check(CLI::Range(1, 1000));
   app.add_option("--budget", o.budget, "memory that all of it may take: 600M, 1.5G (default: no limit)");
-  app.add_option("--io", o.io, "auto, direct or buffered");
+  app.add_option("--io", o.io, "auto, direct, buffered or mmap");
   app.add_option("--io-threads", o.io_threads, "reads in flight")->check(CLI::Range(1, 64));
   app.add_option("--io-replay", o.io_replay_s, "SECONDS of a pass's reads with compute off")->check(CLI::Range(0.0, 3600.0));
   app.add_option("--virtual-disk", o.virtual_disk, "BYTES_PER_S: pace reads of a file that is in the page cache");

@@ -75,7 +75,7 @@ App::App(ServerOptions o, int threads)
       budget(options.budget_bytes),
       base(reserve_base(budget, kBaseGrowth)),
       pool(threads),
-      registry(ModelRegistryOptions{options.state_dir, options.default_ctx, options.keep_alive_ms},
+      registry(ModelRegistryOptions{options.state_dir, options.default_ctx, options.keep_alive_ms, options.io},
                budget,
                pool),
       queue(options.queue),

@@ -436,6 +436,7 @@ Result<std::shared_ptr<LoadedModel>> ModelRegistry::load(const EntryPtr& entry, 
   }
   EngineOptions options;
   options.max_seq_len = ctx;
+  options.io = options_.io;
   for (;;) {
     auto engine = Engine::create(model, options, budget_, pool_);
     if (engine) {

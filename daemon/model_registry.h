@@ -79,6 +79,7 @@ struct ModelRegistryOptions {
   std::string state_dir;    // empty: nothing is kept
   int64_t default_ctx = 0;  // 0: the file's own
   int64_t keep_alive_ms = 300'000;
+  IoOptions io;             // how weights are read
 };
 
 class ModelRegistry {

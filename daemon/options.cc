@@ -27,7 +27,7 @@ struct KeyFlag {
 constexpr KeyFlag kKeyFlags[] = {
     {"--budget", "budget.ram", "SIZE", "memory the daemon may use: 2G, 40%, auto"},
     {"--state-dir", "daemon.state_dir", "DIR", "registered models and saved state"},
-    {"--io", "stream.io", "auto|direct|mmap", "how weights are read"},
+    {"--io", "stream.io", "auto|direct|buffered|mmap", "how weights are read"},
     {"--threads", "daemon.threads", "N", "compute threads; auto = what the process may use"},
     {"--log-level", "log.level", "LEVEL", "trace, debug, info, warn, error, off"},
     {"--idle-exit",

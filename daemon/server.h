@@ -32,6 +32,7 @@ struct ServerOptions {
   uint64_t budget_bytes = Budget::kUnlimited;
   int64_t default_ctx = 0;                // 0: the engine's default
   std::vector<ModelOption> models;        // registered at start, in place
+  IoOptions io;                           // how weights are read
   int64_t keep_alive_ms = 5 * 60 * 1000;  // < 0: for ever, 0: unload after each request
   int64_t idle_exit_ms = -1;              // < 0: never
   int64_t drain_ms = 10'000;              // of SIGTERM and of a shutdown that names none

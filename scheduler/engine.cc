@@ -36,6 +36,10 @@ class LastLogits final : public LogitsSink {
 
 constexpr int64_t kMinWalkTokens = 16;
 
+Error file_cut_off(const std::string& path) {
+  return Error{.code = "io.changed", .what = "the file was cut off while it was read", .hint = "load the model again", .file = path};
+}
+
 uint64_t workspace_of(const kernels::HParams& hp, int n_threads, const PassOptions& o) {
   return kernels::workspace_bytes(hp, {o.max_tokens, o.max_seq_len, o.max_outputs, n_threads});
 }
@@ -226,6 +230,7 @@ Result<void> Engine::Impl::walk(std::span<const Run> runs, const CancelToken& ca
   // Nothing leaves that was computed from a file written to meanwhile.
   if (walked) {
     if (auto same = model->still_unchanged(); !same && same.error().code == "io.changed") walked = std::move(same);
+    if (residency && residency->store().cut_off()) walked = file_cut_off(model->path());
   }
   last_valid = walked && runs.back().n_outputs > 0;
   kv_bytes.store(kept->kv_bytes(), std::memory_order_relaxed);

@@ -31,7 +31,7 @@ Result<std::unique_ptr<Residency>> Residency::create(std::shared_ptr<const Model
   needs.weight_bytes = SliceStore::pin_bytes_of(index, order);
   // What others hold for good counts as fixed; pins do not, they make room. The headroom is in the plan already.
   const uint64_t headroom = std::min(budget.used(MemoryClass::kFixed), headroom_for(budget.limit()));
-  needs.fixed_bytes += budget.used() - budget.used(MemoryClass::kWeightsPinned) - headroom;
+  needs.fixed_bytes += budget.used() - budget.used(MemoryClass::kWeightsPinned) - budget.used(MemoryClass::kWeightsMapped) - headroom;
   SLUICE_TRY(r->plan_, make_plan(budget.limit(), needs));
   std::vector<const File*> files;
   for (const File& f : r->model_->files()) files.push_back(&f);

@@ -123,7 +123,7 @@ Result<void> Budget::set_limit(uint64_t bytes) {
 
 Result<void> Budget::charge(uint64_t old_bytes, uint64_t new_bytes, MemoryClass c) {
   auto charged = charge_now(old_bytes, new_bytes, c);
-  if (charged || new_bytes <= old_bytes || c == MemoryClass::kWeightsPinned) return charged;
+  if (charged || new_bytes <= old_bytes || is_pins(c)) return charged;
   // Pins make room for what a request needs; they only make it slower.
   auto take = [&] {
     charged = charge_now(old_bytes, new_bytes, c);

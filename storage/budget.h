@@ -15,6 +15,8 @@ enum class MemoryClass : uint8_t {
   kWeightsPinned, kWeightsMapped, kRing, kKv, kActivations, kPrefixCache, kHttp, kTelemetry, kTokenizer, kFixed, kCount
 };
 const char* memory_class_name(MemoryClass c);
+// Weights that may be given back at any time: in memory of ours, or pages of a mapped file.
+constexpr bool is_pins(MemoryClass c) { return c == MemoryClass::kWeightsPinned || c == MemoryClass::kWeightsMapped; }
 enum class Device : uint8_t { kRam, kGpu };
 
 class Budget;

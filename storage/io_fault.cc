@@ -91,27 +91,35 @@ IoFault& IoFault::of_process() {
   return fault;
 }
 
-int64_t IoFault::pread(int fd, std::byte* dst, uint64_t n_bytes, uint64_t offset) {
-  bool flip = false;
-  bool shorten = false;
-  if (!rules_.empty()) {
-    const uint64_t n = count_.fetch_add(1) + 1;
-    for (const Rule& r : rules_) {
-      if (n < r.from || n > r.to) continue;
-      switch (r.kind) {
-        case Rule::Kind::kErrno: errno = static_cast<int>(r.value); return -1;
-        case Rule::Kind::kShort: shorten = true; break;
-        case Rule::Kind::kEof: return 0;
-        case Rule::Kind::kFlip: flip = true; break;
-        case Rule::Kind::kDelay: std::this_thread::sleep_for(std::chrono::milliseconds(r.value)); break;
-      }
+IoFault::Due IoFault::next() {
+  Due due;
+  if (rules_.empty()) return due;
+  const uint64_t n = count_.fetch_add(1) + 1;
+  for (const Rule& r : rules_) {
+    if (n < r.from || n > r.to) continue;
+    switch (r.kind) {
+      case Rule::Kind::kErrno: due.error = static_cast<int>(r.value); break;
+      case Rule::Kind::kShort: due.shorten = true; break;
+      case Rule::Kind::kEof: due.eof = true; break;
+      case Rule::Kind::kFlip: due.flip = true; break;
+      case Rule::Kind::kDelay: std::this_thread::sleep_for(std::chrono::milliseconds(r.value)); break;
     }
   }
+  return due;
+}
+
+int64_t IoFault::pread(int fd, std::byte* dst, uint64_t n_bytes, uint64_t offset) {
+  const Due due = next();
+  if (due.error != 0) {
+    errno = due.error;
+    return -1;
+  }
+  if (due.eof) return 0;
   // Direct reads come in whole pages: one page cannot be shortened.
   constexpr uint64_t kPage = 4096;
-  if (shorten && n_bytes > kPage) n_bytes = std::max(kPage, n_bytes / 2 / kPage * kPage);
+  if (due.shorten && n_bytes > kPage) n_bytes = std::max(kPage, n_bytes / 2 / kPage * kPage);
   const ssize_t got = ::pread(fd, dst, n_bytes, static_cast<off_t>(offset));
-  if (flip && got > 0) dst[got / 2] ^= std::byte{1};
+  if (due.flip && got > 0) dst[got / 2] ^= std::byte{1};
   return got;
 }
 

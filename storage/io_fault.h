@@ -26,6 +26,12 @@ class IoFault {
   static Result<void> check_environment();
 
   bool empty() const { return rules_.empty(); }
+  // What is due for one more read; sleeps if that is a delay.
+  struct Due {
+    int error = 0;                   // errno
+    bool shorten = false, eof = false, flip = false;
+  };
+  Due next();
   // pread with the faults that are due. Returns as pread does, errno set.
   int64_t pread(int fd, std::byte* dst, uint64_t n_bytes, uint64_t offset);
 

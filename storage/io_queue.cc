@@ -9,12 +9,14 @@
 #include <cerrno>
 #include <chrono>
 #include <condition_variable>
+#include <cstring>
 #include <deque>
 #include <mutex>
 #include <thread>
 #include <vector>
 
 #include "base/check.h"
+#include "storage/mapped_file.h"
 
 namespace sluice {
 namespace {
@@ -65,8 +67,9 @@ class Pacer {
 // A pool of threads that block in pread.
 class ThreadedIoQueue final : public IoQueue {
  public:
-  ThreadedIoQueue(std::vector<File> files, const IoOptions& o, IoMode mode, uint64_t alignment, Done done, void* ctx)
-      : files_(std::move(files)), mode_(mode), alignment_(alignment), done_(done), ctx_(ctx),
+  ThreadedIoQueue(std::vector<File> files, std::vector<MappedFile> mappings, const IoOptions& o, IoMode mode, uint64_t alignment,
+                  Done done, void* ctx)
+      : files_(std::move(files)), mappings_(std::move(mappings)), mode_(mode), alignment_(alignment), done_(done), ctx_(ctx),
         fault_(o.fault != nullptr ? *o.fault : IoFault::of_process()), pacer_(o.virtual_bytes_per_s) {
     const int n = std::clamp(o.n_threads, 1, kMaxIoThreads);
     for (int i = 0; i < n; ++i) threads_.emplace_back([this] { work(); });
@@ -81,6 +84,7 @@ class ThreadedIoQueue final : public IoQueue {
     }
     ready_.notify_all();
     for (auto& t : threads_) t.join();
+    for (uint32_t part = 0; part < mappings_.size(); ++part) drop_now(part, 0, mappings_[part].size());
   }
 
   void submit(const ReadRequest& r) override {
@@ -100,6 +104,19 @@ class ThreadedIoQueue final : public IoQueue {
     if (in_flight_ > 0) s.busy_s += seconds_since(busy_since_);
     return s;
   }
+  const std::byte* mapping(uint32_t part) const override { return mappings_.empty() ? nullptr : mappings_[part].data(); }
+  void drop_now(uint32_t part, uint64_t file_offset, uint64_t n_bytes) override {
+    const MappedFile& m = mappings_[part];
+    if (file_offset >= m.size()) return;
+    n_bytes = std::min(n_bytes, m.size() - file_offset);
+    m.drop(file_offset, n_bytes);
+    // Out of the page cache too, where nobody else has it mapped. The kernel keeps pages that are only partly in the range.
+    const uint64_t end = file_offset + n_bytes == m.size() ? 0 : n_bytes;      // 0: to the end of the file
+    ::posix_fadvise(files_[part].fd(), static_cast<off_t>(file_offset), static_cast<off_t>(end), POSIX_FADV_DONTNEED);
+  }
+  bool cut_off() const override {
+    return std::any_of(mappings_.begin(), mappings_.end(), [](const MappedFile& m) { return m.cut_off(); });
+  }
 
  private:
   static double seconds_since(Clock::time_point t) { return std::chrono::duration<double>(Clock::now() - t).count(); }
@@ -112,6 +129,13 @@ class ThreadedIoQueue final : public IoQueue {
       auto& queue = demand_.empty() ? ahead_ : demand_;
       const ReadRequest r = queue.front();
       queue.pop_front();
+      if (r.drop) {
+        lock.unlock();
+        drop_now(r.part, r.file_offset, r.n_bytes);
+        done_(ctx_, r.tag, nullptr);
+        lock.lock();
+        continue;
+      }
       if (in_flight_++ == 0) busy_since_ = Clock::now();
       lock.unlock();
       Result<void> read = read_all(r);
@@ -132,7 +156,33 @@ class ThreadedIoQueue final : public IoQueue {
     }
   }
 
+  Result<void> populate(const ReadRequest& r) {
+    const IoFault::Due due = fault_.next();
+    Error e;
+    if (due.error != 0 && due.error != EINTR && due.error != EAGAIN) {
+      e = errno_error("io.read", fmt::format("read of {} bytes", r.n_bytes), due.error);
+      e.offset = r.file_offset;
+      return e;
+    }
+    const MappedFile& m = mappings_[r.part];
+    // Populating behind the end would tell nothing: the last page is there, its rest reads as zero.
+    SLUICE_TRY(const FileIdentity now, files_[r.part].identity());
+    const uint64_t end = due.eof ? r.file_offset : now.size;
+    if (end < r.file_offset + r.needed) {
+      e = Error{"io.read", fmt::format("the file ends at {}, {} more bytes were expected", end, r.file_offset + r.needed - end)};
+      e.offset = end;
+      return e;
+    }
+    SLUICE_TRY(m.populate(r.file_offset, r.needed));
+    if (r.dst != nullptr) {
+      std::memcpy(r.dst, m.data() + r.file_offset, r.needed);
+      drop_now(r.part, r.file_offset, r.needed);
+    }
+    return success();
+  }
+
   Result<void> read_all(const ReadRequest& r) {
+    if (mode_ == IoMode::kMmap) return populate(r);
     const int fd = files_[r.part].fd();
     uint64_t got = 0;
     int interruptions = 0;
@@ -169,6 +219,7 @@ class ThreadedIoQueue final : public IoQueue {
   }
 
   std::vector<File> files_;
+  std::vector<MappedFile> mappings_;           // kMmap
   const IoMode mode_;
   const uint64_t alignment_;
   const Done done_;
@@ -196,14 +247,22 @@ Result<File> reopen(const File& file, int flags) {
 }  // namespace
 
 const char* io_mode_name(IoMode m) {
-  static const char* const kNames[] = {"direct", "buffered", "virtual"};
+  static const char* const kNames[] = {"direct", "buffered", "virtual", "mmap"};
   return kNames[static_cast<size_t>(m)];
+}
+
+Result<IoMode> io_mode_from_name(const std::string& name) {
+  if (name == "auto" || name == "direct") return IoMode::kDirect;
+  if (name == "buffered") return IoMode::kBuffered;
+  if (name == "mmap") return IoMode::kMmap;
+  return Error{"invalid_request", "io \"" + name + "\" is not known; allowed: auto, direct, buffered, mmap"};
 }
 
 Result<std::unique_ptr<IoQueue>> IoQueue::create(std::span<const File* const> files, const IoOptions& o, Done done, void* ctx) {
   IoMode mode = o.mode;
   uint64_t alignment = kDefaultAlignment;
   std::vector<File> opened;
+  std::vector<MappedFile> mappings;
   if (mode == IoMode::kDirect) {
     for (const File* f : files) {
       auto file = reopen(*f, O_DIRECT);
@@ -220,10 +279,17 @@ Result<std::unique_ptr<IoQueue>> IoQueue::create(std::span<const File* const> fi
     for (const File* f : files) {
       SLUICE_TRY(File file, reopen(*f, 0));
       ::posix_fadvise(file.fd(), 0, 0, POSIX_FADV_RANDOM);     // our own read-ahead is enough
+      if (mode == IoMode::kMmap) {
+        SLUICE_TRY(const FileIdentity identity, file.identity());
+        SLUICE_TRY(MappedFile mapped, MappedFile::map(file, identity.size));
+        mapped.advise_random();
+        mappings.push_back(std::move(mapped));
+      }
       opened.push_back(std::move(file));
     }
   }
-  return std::unique_ptr<IoQueue>(new ThreadedIoQueue(std::move(opened), o, mode, alignment, done, ctx));
+  return std::unique_ptr<IoQueue>(
+      new ThreadedIoQueue(std::move(opened), std::move(mappings), o, mode, alignment, done, ctx));
 }
 
 }  // namespace sluice

@@ -1,12 +1,14 @@
-// Reads of slices into memory of ours, in the background: submit never blocks, completions arrive on the queue's own
-// threads. Demand reads go before read-ahead. Means: direct (O_DIRECT), buffered (fallback, page cache dropped behind),
-// virtual disk (a file that another process keeps in the page cache, paced to a set rate: repeatable benchmarks).
+// Reads of slices in the background: submit never blocks, completions arrive on the queue's own threads. Demand reads go
+// before read-ahead. Means: direct (O_DIRECT into memory of ours), buffered (fallback, page cache dropped behind), virtual
+// disk (a file that another process keeps in the page cache, paced to a set rate: repeatable benchmarks), and mmap (the
+// file's own pages are the memory: populated and dropped here, read in place through mapping()).
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 
 #include "base/result.h"
 #include "storage/file.h"
@@ -19,9 +21,10 @@ struct ReadRequest {
   uint64_t file_offset = 0;        // multiple of alignment()
   uint64_t n_bytes = 0;            // multiple of alignment(); what must arrive is `needed`
   uint64_t needed = 0;             // bytes from file_offset on that must be there (the file may end behind them)
-  std::byte* dst = nullptr;        // aligned to alignment()
+  std::byte* dst = nullptr;        // aligned to alignment(). kMmap: null populates; else a copy is made and the pages dropped
   uint64_t tag = 0;                // handed back
   bool demand = false;
+  bool drop = false;               // kMmap: the range goes out of memory instead
 };
 
 struct IoStats {
@@ -29,8 +32,10 @@ struct IoStats {
   double busy_s = 0;               // time during which at least one read was in flight
 };
 
-enum class IoMode : uint8_t { kDirect, kBuffered, kVirtual };
+enum class IoMode : uint8_t { kDirect, kBuffered, kVirtual, kMmap };
 const char* io_mode_name(IoMode m);
+// What a person may ask for: auto, direct, buffered, mmap. Errors: invalid_request.
+Result<IoMode> io_mode_from_name(const std::string& name);
 
 struct IoOptions {
   IoMode mode = IoMode::kDirect;
@@ -49,9 +54,15 @@ class IoQueue {
   virtual uint64_t alignment() const = 0;
   virtual IoMode mode() const = 0;
   virtual IoStats stats() const = 0;
+  // kMmap: where the file lies; null in other modes.
+  virtual const std::byte* mapping(uint32_t part) const = 0;
+  // kMmap: takes the range out of memory now; for threads that do not compute.
+  virtual void drop_now(uint32_t part, uint64_t file_offset, uint64_t n_bytes) = 0;
+  // kMmap: a file became shorter under its mapping.
+  virtual bool cut_off() const = 0;
 
   // Re-opens each file for the mode through its descriptor. kDirect falls back to kBuffered where the file system
-  // refuses O_DIRECT (mode() tells). Errors: io.open.
+  // refuses O_DIRECT (mode() tells). Errors: io.open, io.map.
   static Result<std::unique_ptr<IoQueue>> create(std::span<const File* const> files, const IoOptions& o, Done done, void* ctx);
 };
 

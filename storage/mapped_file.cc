@@ -35,6 +35,7 @@ Result<MappedFile> MappedFile::map(const File& file, uint64_t bytes) {
     const DescriptorMapping mapping(file.fd());
     bip::mapped_region region(mapping, bip::read_only, 0, static_cast<size_t>(bytes));
     mapped.region_.swap(region);
+    mapped.guard_ = SigbusGuard(mapped.data(), bytes);
   } catch (const bip::interprocess_exception& e) {
     return errno_error("io.map", "map " + std::to_string(bytes) + " bytes", e.get_native_error());
   }
@@ -56,18 +57,27 @@ Result<void> MappedFile::populate(uint64_t offset, uint64_t bytes) const {
   // The mapping is read-only; madvise takes a plain pointer all the same.
   auto* address = const_cast<std::byte*>(data() + begin);
   const auto length = static_cast<size_t>(offset + bytes - begin);
+  // The whole range at once, in large requests; populate then waits for it and maps it.
+  ::madvise(address, length, MADV_WILLNEED);
   for (;;) {
     if (::madvise(address, length, MADV_POPULATE_READ) == 0) return success();
     if (errno == EINTR || errno == EAGAIN) continue;
-    if (errno == EINVAL) {
-      // An older kernel: it can only be asked to read ahead.
-      ::madvise(address, length, MADV_WILLNEED);
-      return success();
-    }
+    if (errno == EINVAL) return success();  // an older kernel: it was asked to read ahead, more it cannot
     Error e = errno_error("io.read", "populate " + std::to_string(bytes) + " bytes", errno);
     e.offset = offset;
     return e;
   }
+}
+
+void MappedFile::drop(uint64_t offset, uint64_t bytes) const {
+  const auto page = static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
+  const uint64_t begin = offset / page * page;
+  if (offset >= size() || bytes > size() - begin) return;
+  ::madvise(const_cast<std::byte*>(data() + begin), static_cast<size_t>(offset + bytes - begin), MADV_DONTNEED);
+}
+
+void MappedFile::advise_random() const {
+  if (size() > 0) ::madvise(const_cast<std::byte*>(data()), size(), MADV_RANDOM);
 }
 
 }  // namespace sluice

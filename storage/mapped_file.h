@@ -7,6 +7,7 @@
 
 #include "base/result.h"
 #include "storage/file.h"
+#include "storage/sigbus_guard.h"
 
 namespace sluice {
 
@@ -20,9 +21,16 @@ class MappedFile {
 
   // Asks the kernel to read a range ahead; faults are turned into an error, not a signal. Errors: io.read.
   Result<void> populate(uint64_t offset, uint64_t bytes) const;
+  // Gives the pages that lie wholly or partly in the range back to the kernel; reading them again reads the file.
+  void drop(uint64_t offset, uint64_t bytes) const;
+  // No read-ahead around a fault: what populate() is asked for is what becomes resident.
+  void advise_random() const;
+  // The file became shorter than the mapping and zeros were read in its place.
+  bool cut_off() const { return guard_.cut_off(); }
 
  private:
   boost::interprocess::mapped_region region_;
+  SigbusGuard guard_;                  // goes before the region
 };
 
 }  // namespace sluice

@@ -14,6 +14,7 @@ namespace {
 
 constexpr uint64_t kAlignment = 4096;             // of memory and file ranges; IoQueue asks for no more
 constexpr uint64_t kRowTag = 1ull << 63;
+constexpr uint64_t kDropTag = 1ull << 62;
 constexpr size_t kRowsInFlight = 16;
 constexpr auto kAskEvery = std::chrono::milliseconds(50);
 
@@ -62,9 +63,12 @@ Result<std::unique_ptr<SliceStore>> SliceStore::create(std::span<const File* con
                                                        const SliceStoreOptions& options,
                                                        Budget& budget) {
   std::unique_ptr<SliceStore> store(new SliceStore(index, std::move(schedule), std::move(pin_order)));
-  SLUICE_TRY(store->make_memory(options, budget));
   SLUICE_TRY(store->io_, IoQueue::create(files, options.io, &SliceStore::on_read, store.get()));
   SLUICE_CHECK(store->io_->alignment() <= kAlignment);
+  store->mapped_ = store->io_->mode() == IoMode::kMmap;
+  for (uint32_t part = 0; store->mapped_ && part < files.size(); ++part) store->mappings_.push_back(store->io_->mapping(part));
+  SLUICE_TRY(store->make_memory(options, budget));
+  if (store->mapped_) store->find_neighbours();
   store->max_in_flight_ = static_cast<size_t>(std::max(options.io.n_threads, 1)) + 2;
   return store;
 }
@@ -77,10 +81,11 @@ Result<void> SliceStore::make_memory(const SliceStoreOptions& options, Budget& b
   row_span_bytes_ = align_up(row_bytes) + kAlignment;      // covers any start within a page
   const uint64_t bounce_bytes = kRowsInFlight * row_span_bytes_;
   SLUICE_TRY(ring_reservation_, budget.reserve(ring_bytes + bounce_bytes, MemoryClass::kRing));
-  SLUICE_TRY(pin_reservation_, budget.reserve(0, MemoryClass::kWeightsPinned));
-  SLUICE_TRY(ring_, AnonymousMemory::create(ring_bytes, "the ring", /*huge=*/true));
+  SLUICE_TRY(pin_reservation_, budget.reserve(0, mapped_ ? MemoryClass::kWeightsMapped : MemoryClass::kWeightsPinned));
   slots_.resize(n_slots);
   SLUICE_TRY(bounce_, AnonymousMemory::create(bounce_bytes, "row reads"));
+  if (mapped_) return success();
+  SLUICE_TRY(ring_, AnonymousMemory::create(ring_bytes, "the ring", /*huge=*/true));
   SLUICE_TRY(pins_, AnonymousMemory::create(pin_offset_.back(), "pinned weights", /*huge=*/true));
   return success();
 }
@@ -93,7 +98,9 @@ SliceStore::~SliceStore() {
   io_.reset();       // joins its threads: no callback after this
 }
 
-std::byte* SliceStore::place_of(const Entry& e) const {
+const std::byte* SliceStore::place_of(SliceId id) const {
+  const Entry& e = entries_[id];
+  if (mapped_) return mappings_[index_[id].part] + e.read_offset;
   return e.slot == kPinned ? pins_.data() + pin_offset_[e.rank] : ring_.data() + static_cast<uint64_t>(e.slot) * slot_bytes_;
 }
 
@@ -110,13 +117,38 @@ uint64_t SliceStore::distance_of(SliceId id) const {
   return (pass_end_ - position_) + e.place;
 }
 
+void SliceStore::find_neighbours() {
+  std::vector<SliceId> order(entries_.size());
+  for (SliceId id = 0; id < order.size(); ++id) order[id] = id;
+  std::sort(order.begin(), order.end(), [this](SliceId a, SliceId b) {
+    return std::pair(index_[a].part, index_[a].file_offset) < std::pair(index_[b].part, index_[b].file_offset);
+  });
+  for (size_t i = 1; i < order.size(); ++i) {
+    const SliceId a = order[i - 1];
+    const SliceId b = order[i];
+    if (index_[a].part != index_[b].part || entries_[b].read_offset >= entries_[a].read_offset + entries_[a].read_bytes) continue;
+    entries_[a].after = b;
+    entries_[b].before = a;
+  }
+}
+
+std::pair<uint64_t, uint64_t> SliceStore::own_pages(SliceId id) const {
+  const Entry& e = entries_[id];
+  const auto needed = [this](SliceId n) { return n != kNoSlice && (entries_[n].state == State::kLoading || entries_[n].state == State::kReady); };
+  const uint64_t begin = e.read_offset + (needed(e.before) ? kAlignment : 0);
+  const uint64_t end = e.read_offset + e.read_bytes - (needed(e.after) ? kAlignment : 0);
+  return {begin, std::max(begin, end)};
+}
+
 // A free slot, or the slot of the slice that is needed last, if that is later than `distance`.
 std::optional<int32_t> SliceStore::find_slot(uint64_t distance) {
   std::optional<int32_t> farthest;
   uint64_t most = distance;
+  const bool on_its_way = dropping_ > 0;
   for (int32_t i = 0; i < static_cast<int32_t>(slots_.size()); ++i) {
     const Slot& slot = slots_[static_cast<size_t>(i)];
     if (!slot.used) return i;
+    if (on_its_way) continue;
     const Entry& e = entries_[slot.id];
     if (e.state != State::kReady || e.refs > 0 || e.awaited) continue;
     if (const uint64_t d = distance_of(slot.id); d > most) {
@@ -125,6 +157,7 @@ std::optional<int32_t> SliceStore::find_slot(uint64_t distance) {
     }
   }
   if (farthest) drop(slots_[static_cast<size_t>(*farthest)].id);
+  if (mapped_) return std::nullopt;      // free once its pages are gone
   return farthest;
 }
 
@@ -132,6 +165,13 @@ void SliceStore::drop(SliceId id) {
   Entry& e = entries_[id];
   if (e.slot == kPinned) {
     pinned_bytes_ -= index_[id].n_bytes;
+  } else if (mapped_) {
+    e.state = State::kDropping;
+    ++dropping_;
+    if (closing_) return;      // the queue is ending, and its mapping with it
+    const auto [begin, end] = own_pages(id);
+    io_->submit({.part = index_[id].part, .file_offset = begin, .n_bytes = end - begin, .tag = kDropTag | id, .demand = true, .drop = true});
+    return;
   } else {
     slots_[static_cast<size_t>(e.slot)].used = false;
   }
@@ -152,13 +192,14 @@ bool SliceStore::start(SliceId id, bool demand, uint64_t distance) {
   e.state = State::kLoading;
   ++in_flight_;
   const Slice& s = index_[id];
-  io_->submit({s.part, e.read_offset, e.read_bytes, s.file_offset + s.n_bytes - e.read_offset, place_of(e), id, demand});
+  io_->submit({s.part, e.read_offset, e.read_bytes, s.file_offset + s.n_bytes - e.read_offset,
+               mapped_ ? nullptr : const_cast<std::byte*>(place_of(id)), id, demand});
   return true;
 }
 
 // Starts reads in the order in which the consumer will come by, wrapping into the next pass.
 void SliceStore::pump() {
-  if (closing_ || schedule_.empty()) return;
+  if (closing_ || schedule_.empty() || starved_) return;
   for (uint64_t i = 0; i < schedule_.size() && in_flight_ < max_in_flight_; ++i) {
     const uint64_t left = pass_end_ - position_;
     const uint64_t place = i < left ? position_ + i : i - left;
@@ -171,7 +212,7 @@ void SliceStore::pump() {
 
 void SliceStore::on_read(void* ctx, uint64_t tag, const Error* error) {
   auto& store = *static_cast<SliceStore*>(ctx);
-  if (error == nullptr && (tag & kRowTag) == 0) {
+  if (error == nullptr && (tag & (kRowTag | kDropTag)) == 0) {
     if (auto same = store.check_hash(static_cast<SliceId>(tag)); !same) return store.finish(tag, &same.error());
   }
   store.finish(tag, error);
@@ -181,7 +222,7 @@ void SliceStore::on_read(void* ctx, uint64_t tag, const Error* error) {
 Result<void> SliceStore::check_hash(SliceId id) {
   Entry& e = entries_[id];
   const Slice& s = index_[id];
-  const uint64_t hash = XXH3_64bits(place_of(e) + (s.file_offset - e.read_offset), s.n_bytes);
+  const uint64_t hash = XXH3_64bits(place_of(id) + (s.file_offset - e.read_offset), s.n_bytes);
   if (e.hash_known && hash != e.hash) {
     Error error{"io.changed", "what the disk gives now is not what it gave before", "check the file and the disk, then load the model again"};
     error.offset = s.file_offset;
@@ -207,14 +248,21 @@ void SliceStore::finish(uint64_t tag, const Error* error) {
     if (error != nullptr) failure_ = *error;
     if ((tag & kRowTag) != 0) {
       --rows_left_;
+    } else if ((tag & kDropTag) != 0) {
+      Entry& e = entries_[tag & ~kDropTag];
+      slots_[static_cast<size_t>(e.slot)].used = false;
+      e.state = State::kAbsent;
+      e.slot = kPinned;
+      --dropping_;
+      pump();
     } else {
       const auto id = static_cast<SliceId>(tag);
       Entry& e = entries_[id];
       --in_flight_;
       if (error != nullptr) {
-        if (e.slot != kPinned) slots_[static_cast<size_t>(e.slot)].used = false;
-        e.state = State::kAbsent;
-        e.slot = kPinned;
+        if (e.slot == kPinned) pinned_bytes_ += index_[id].n_bytes;      // drop() takes it off again
+        e.state = State::kReady;
+        drop(id);
       } else {
         e.state = State::kReady;
         if (e.slot == kPinned) pinned_bytes_ += index_[id].n_bytes;
@@ -248,23 +296,28 @@ Result<void> SliceStore::hold_ready(std::span<const SliceId> wanted, std::vector
   std::unique_lock lock(mutex_);
   std::optional<std::chrono::steady_clock::time_point> waiting_since;
   for (;;) {
+    starved_ = false;
     for (uint32_t i = 0; i < wanted.size(); ++i) {
       Entry& e = entries_[wanted[i]];
       if (done[i] || !holdable(e)) continue;
       ++e.refs;
       e.awaited = false;
       done[i] = true;
-      out.push_back({place_of(e) + (index_[wanted[i]].file_offset - e.read_offset), i, wanted[i]});
+      out.push_back({place_of(wanted[i]) + (index_[wanted[i]].file_offset - e.read_offset), i, wanted[i]});
     }
     if (!out.empty()) break;
     if (failure_) return *std::exchange(failure_, std::nullopt);
     // Nothing is ready: what is not on its way (experts, or slices the cut has passed) is asked for first.
     for (uint32_t i = 0; i < wanted.size(); ++i) {
       Entry& e = entries_[wanted[i]];
-      if (done[i] || (e.state == State::kAbsent && !start(wanted[i], true, 0))) continue;
-      e.awaited = true;
+      if (done[i]) continue;
+      if (e.state == State::kAbsent && !start(wanted[i], true, 0)) starved_ = true;
+      e.awaited = e.state == State::kLoading;
     }
-    if (cancelled_ && cancelled_()) return Error{"cancelled", "the request was cancelled"};
+    if (cancelled_ && cancelled_()) {
+      starved_ = false;
+      return Error{"cancelled", "the request was cancelled"};
+    }
     if (!waiting_since) waiting_since = std::chrono::steady_clock::now();
     changed_.wait_for(lock, kAskEvery);
   }
@@ -305,7 +358,7 @@ Result<void> SliceStore::read_rows(std::span<const RowRead> rows, uint64_t n_byt
       const Slice& s = index_[r.id];
       Entry& e = entries_[r.id];
       if (holdable(e)) {
-        std::memcpy(dst + (first + i) * dst_stride, place_of(e) + (s.file_offset - e.read_offset) + r.offset, n_bytes);
+        std::memcpy(dst + (first + i) * dst_stride, place_of(r.id) + (s.file_offset - e.read_offset) + r.offset, n_bytes);
         continue;
       }
       const uint64_t start = align_down(s.file_offset + r.offset);
@@ -354,10 +407,19 @@ Result<void> SliceStore::set_cut(size_t n) {
     Entry& e = entries_[id];
     if (e.slot != kPinned) continue;
     changed_.wait(lock, [&e] { return e.slot != kPinned || (e.state != State::kLoading && e.refs == 0); });
-    if (e.slot == kPinned && e.state == State::kReady) drop(id);
+    if (e.slot != kPinned || e.state != State::kReady) continue;
+    drop(id);
+    if (!mapped_) continue;
+    // Nobody reads it in again while its pages go.
+    e.state = State::kDropping;
+    const auto [begin, end] = own_pages(id);
+    lock.unlock();
+    io_->drop_now(index_[id].part, begin, end - begin);
+    lock.lock();
+    e.state = State::kAbsent;
   }
   lock.unlock();
-  pins_.give_back_from(pin_bytes(n));
+  if (!mapped_) pins_.give_back_from(pin_bytes(n));
   SLUICE_TRY(pin_reservation_.resize(pin_bytes(n)));
   lock.lock();
   pump();

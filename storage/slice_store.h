@@ -1,5 +1,6 @@
 // Where each slice is now, and the memory it is in: a pin region in pin order (its tail is given back when the cut moves
-// down) and a ring of slots that the rest streams through. Reads run on the I/O queue's threads; the store starts them in
+// down) and a ring of slots that the rest streams through; in mmap mode both are pages of the mapped file, and a slot is the
+// right to have one slice of them resident. Reads run on the I/O queue's threads; the store starts them in
 // the order of the schedule, ahead of the consumer, as far as slots allow. One consumer; set_cut from any thread.
 #pragma once
 
@@ -11,6 +12,7 @@
 #include <mutex>
 #include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "base/result.h"
@@ -83,12 +85,15 @@ class SliceStore {
   uint64_t slot_bytes() const { return slot_bytes_; }
   uint64_t ring_bytes() const { return slot_bytes_ * slots_.size(); }
   IoMode io_mode() const { return io_->mode(); }
+  // mmap mode: the file became shorter and zeros were computed with.
+  bool cut_off() const { return io_->cut_off(); }
   SliceStoreStats stats() const;
 
  private:
-  enum class State : uint8_t { kAbsent, kLoading, kReady };
+  enum class State : uint8_t { kAbsent, kLoading, kReady, kDropping };      // the last in mmap mode only
   static constexpr int32_t kPinned = -1;
   static constexpr uint32_t kNotScheduled = UINT32_MAX;
+  static constexpr SliceId kNoSlice = UINT32_MAX;
 
   struct Entry {
     State state = State::kAbsent;
@@ -100,6 +105,8 @@ class SliceStore {
     uint64_t used_in_pass = 0;         // the latest pass that has let go of it: this pass wants it no more
     uint64_t read_offset = 0;          // aligned range in the file
     uint64_t read_bytes = 0;
+    SliceId before = kNoSlice;         // whose bytes share the first page of the range, the last page of it
+    SliceId after = kNoSlice;
     uint64_t hash = 0;                 // XXH3 of the slice, from its first read on
     bool hash_known = false;
   };
@@ -123,8 +130,11 @@ class SliceStore {
   uint64_t distance_of(SliceId id) const;
   bool wanted_now(const Entry& e) const;
   bool holdable(const Entry& e) const { return e.state == State::kReady && (e.slot != kPinned || e.rank < cut_); }
-  std::byte* place_of(const Entry& e) const;
+  const std::byte* place_of(SliceId id) const;      // of its read_offset
   void drop(SliceId id);
+  void find_neighbours();
+  // Pages of the slice that no resident neighbour needs: [first, second) in the file.
+  std::pair<uint64_t, uint64_t> own_pages(SliceId id) const;
 
   const SliceIndex& index_;
   const std::vector<SliceId> schedule_;
@@ -137,6 +147,8 @@ class SliceStore {
   AnonymousMemory ring_;
   AnonymousMemory bounce_;             // row reads
   std::unique_ptr<IoQueue> io_;
+  bool mapped_ = false;                // mmap mode
+  std::vector<const std::byte*> mappings_;      // by part
 
   mutable std::mutex mutex_;           // guards all that follows
   std::condition_variable changed_;
@@ -149,6 +161,8 @@ class SliceStore {
   size_t in_flight_ = 0;
   size_t max_in_flight_ = 0;
   size_t rows_left_ = 0;
+  size_t dropping_ = 0;                // slots whose pages are on their way out
+  bool starved_ = false;               // the consumer waits and found no slot: nothing is read ahead meanwhile
   std::optional<Error> failure_;       // of the latest read that failed, for the consumer
   std::function<bool()> cancelled_;    // the consumer's
   double stall_s_ = 0;

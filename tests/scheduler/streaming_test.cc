@@ -15,7 +15,7 @@
 namespace sluice {
 namespace {
 
-using PassRun = Run;      // testing::Test has a Run of its own
+using PassRun = Run;  // testing::Test has a Run of its own
 
 class Rows final : public LogitsSink {
  public:
@@ -40,7 +40,11 @@ std::vector<float> generate(Pass& pass, const KvPool& kv, std::span<const TokenI
   const CancelToken never;
   for (size_t i = 0; i < ids.size();) {
     const size_t n = i < 32 ? 16 : 1;
-    const PassRun run{&s, ids.subspan(i, n), Role::kPrompt, static_cast<int64_t>(ids.size()), i < 16 ? 0 : PassRun::kAllOutputs};
+    const PassRun run{&s,
+                      ids.subspan(i, n),
+                      Role::kPrompt,
+                      static_cast<int64_t>(ids.size()),
+                      i < 16 ? 0 : PassRun::kAllOutputs};
     const auto walked = pass.walk({&run, 1}, rows, never);
     EXPECT_TRUE(walked) << (walked ? "" : walked.error().what);
     i += n;
@@ -56,7 +60,11 @@ struct Streamed {
   std::unique_ptr<Pass> pass;
   std::unique_ptr<KvPool> kv;
 
-  Streamed(const std::shared_ptr<const Model>& model, ThreadPool& pool, IoMode mode, uint64_t ring_bytes, uint64_t limit = Budget::kUnlimited)
+  Streamed(const std::shared_ptr<const Model>& model,
+           ThreadPool& pool,
+           IoMode mode,
+           uint64_t ring_bytes,
+           uint64_t limit = Budget::kUnlimited)
       : schedule(make_schedule(*model)), budget(limit) {
     std::vector<const File*> files;
     for (const File& f : model->files()) files.push_back(&f);
@@ -64,8 +72,12 @@ struct Streamed {
     o.io.mode = mode;
     o.io.n_threads = 3;
     o.ring_bytes = ring_bytes;
-    store = std::move(SliceStore::create(files, model->slices(), schedule.slices,
-                                         make_pin_order({}, schedule.slices, schedule.experts), o, budget))
+    store = std::move(SliceStore::create(files,
+                                         model->slices(),
+                                         schedule.slices,
+                                         make_pin_order({}, schedule.slices, schedule.experts),
+                                         o,
+                                         budget))
                 .value();
     source = std::make_unique<StreamedSource>(*model, schedule, *store);
     pass = std::move(Pass::create(model, pass_options(), budget, pool, source.get())).value();
@@ -80,7 +92,9 @@ std::vector<TokenId> random_ids(size_t n, int64_t vocab, uint32_t seed) {
   return ids;
 }
 
-void expect_same_bits(const std::vector<float>& a, const std::vector<float>& b, const std::string& what) {
+void expect_same_bits(const std::vector<float>& a,
+                      const std::vector<float>& b,
+                      const std::string& what) {
   ASSERT_EQ(a.size(), b.size()) << what;
   ASSERT_EQ(std::memcmp(a.data(), b.data(), a.size() * sizeof(float)), 0) << what;
 }
@@ -96,14 +110,16 @@ TEST_P(StreamingOnModels, EveryCutRingAndModeGivesTheSameBits) {
   const KvPool kv(resident->kv_layout(), budget);
   const auto ids = random_ids(34, model->hparams().vocab_size, 4);
   const auto want = generate(*resident, kv, ids);
-  for (const IoMode mode : {IoMode::kDirect, IoMode::kBuffered, IoMode::kVirtual}) {
+  for (const IoMode mode : {IoMode::kDirect, IoMode::kBuffered, IoMode::kVirtual, IoMode::kMmap}) {
     for (const uint64_t ring : {uint64_t{1}, uint64_t{1} << 20}) {
       Streamed s(model, pool, mode, ring);
       const size_t n = s.store->stats().n_slices;
       for (const size_t cut : {size_t{0}, n / 3, n - 1, n, size_t{1}}) {
         ASSERT_TRUE(s.store->set_cut(cut));
         expect_same_bits(want, generate(*s.pass, *s.kv, ids), "cut " + std::to_string(cut));
-        EXPECT_EQ(s.budget.used(MemoryClass::kWeightsPinned), s.store->pin_bytes(cut));
+        const MemoryClass pins =
+            mode == IoMode::kMmap ? MemoryClass::kWeightsMapped : MemoryClass::kWeightsPinned;
+        EXPECT_EQ(s.budget.used(pins), s.store->pin_bytes(cut));
       }
     }
   }
@@ -111,7 +127,10 @@ TEST_P(StreamingOnModels, EveryCutRingAndModeGivesTheSameBits) {
 
 INSTANTIATE_TEST_SUITE_P(Golden,
                          StreamingOnModels,
-                         testing::Values("qwen2-tiny-f32", "qwen2-tiny-untied-q4_k_m", "qwen3moe-tiny-q4_k", "llama-tiny-q8_0"),
+                         testing::Values("qwen2-tiny-f32",
+                                         "qwen2-tiny-untied-q4_k_m",
+                                         "qwen3moe-tiny-q4_k",
+                                         "llama-tiny-q8_0"),
                          [](const auto& param) {
                            std::string name = param.param;
                            for (char& c : name) c = c == '-' ? '_' : c;
@@ -128,23 +147,29 @@ TEST(Streaming, FlappingBudgetChangesNoBitAndKeepsTheLedger) {
     const KvPool kv(resident->kv_layout(), budget);
     const auto ids = random_ids(60, model->hparams().vocab_size, 8);
     const auto want = generate(*resident, kv, ids);
-    Streamed s(model, pool, IoMode::kVirtual, 1);
-    const size_t n = s.store->stats().n_slices;
-    std::atomic<bool> stop{false};
-    const uint32_t seed = std::random_device{}();
-    std::thread flapper([&] {
-      std::mt19937 rng(seed);
-      while (!stop) {
-        const size_t cut = rng() % (n + 1);
-        ASSERT_TRUE(s.store->set_cut(cut));
-        ASSERT_EQ(s.budget.used(MemoryClass::kWeightsPinned), s.store->pin_bytes(cut));
+    for (const IoMode mode : {IoMode::kVirtual, IoMode::kMmap}) {
+      Streamed s(model, pool, mode, 1);
+      const MemoryClass pins =
+          mode == IoMode::kMmap ? MemoryClass::kWeightsMapped : MemoryClass::kWeightsPinned;
+      const size_t n = s.store->stats().n_slices;
+      std::atomic<bool> stop{false};
+      const uint32_t seed = std::random_device{}();
+      std::thread flapper([&] {
+        std::mt19937 rng(seed);
+        while (!stop) {
+          const size_t cut = rng() % (n + 1);
+          ASSERT_TRUE(s.store->set_cut(cut));
+          ASSERT_EQ(s.budget.used(pins), s.store->pin_bytes(cut));
+        }
+      });
+      for (int i = 0; i < 5; ++i) {
+        expect_same_bits(want,
+                         generate(*s.pass, *s.kv, ids),
+                         std::string(name) + ", seed " + std::to_string(seed));
       }
-    });
-    for (int i = 0; i < 5; ++i) {
-      expect_same_bits(want, generate(*s.pass, *s.kv, ids), std::string(name) + ", seed " + std::to_string(seed));
+      stop = true;
+      flapper.join();
     }
-    stop = true;
-    flapper.join();
   }
 }
 
@@ -181,7 +206,8 @@ TEST(PinOrder, EveryPrefixIsSpreadEvenly) {
       size_t seen = 0;
       for (size_t i = 0; i < n; ++i) {
         seen += pinned[i] ? 1 : 0;
-        const double share = static_cast<double>(k + 1) * static_cast<double>(i + 1) / static_cast<double>(n);
+        const double share =
+            static_cast<double>(k + 1) * static_cast<double>(i + 1) / static_cast<double>(n);
         ASSERT_NEAR(static_cast<double>(seen), share, 2 + std::log2(static_cast<double>(n) + 1));
       }
     }

@@ -100,7 +100,7 @@ class SliceStoreTest : public testing::Test {
 };
 
 TEST_F(SliceStoreTest, EveryByteAtEveryCut) {
-  for (const IoMode mode : {IoMode::kDirect, IoMode::kBuffered}) {
+  for (const IoMode mode : {IoMode::kDirect, IoMode::kBuffered, IoMode::kMmap}) {
     open("", 1, mode);
     for (const size_t cut : {size_t{0}, schedule_.size() / 2, schedule_.size(), size_t{3}}) {
       ASSERT_TRUE(store_->set_cut(cut));
@@ -217,6 +217,54 @@ TEST_F(SliceStoreTest, AShrinkGivesTheMemoryBack) {
 #else
   (void)full;
 #endif
+}
+
+TEST_F(SliceStoreTest, MappedPagesComeAndGo) {
+  open("", 1, IoMode::kMmap);
+  const uint64_t before = process_resident_bytes();
+  ASSERT_TRUE(store_->set_cut(schedule_.size()));
+  ASSERT_TRUE(pass());
+  EXPECT_EQ(budget_.used(MemoryClass::kWeightsMapped), store_->pin_bytes(schedule_.size()));
+  EXPECT_GT(process_resident_bytes(), before + (20u << 20));
+  ASSERT_TRUE(store_->set_cut(0));
+  EXPECT_EQ(budget_.used(MemoryClass::kWeightsMapped), 0u);
+  EXPECT_LT(process_resident_bytes(), before + 2 * store_->ring_bytes());
+  for (int i = 0; i < 3; ++i) ASSERT_TRUE(pass());
+  EXPECT_LT(process_resident_bytes(), before + 2 * store_->ring_bytes());
+}
+
+TEST_F(SliceStoreTest, MappedFileCutOffIsAnErrorAndNoSignal) {
+  open("", 1, IoMode::kMmap);
+  ASSERT_TRUE(store_->set_cut(schedule_.size()));
+  ASSERT_TRUE(pass());
+  EXPECT_FALSE(store_->cut_off());
+  ASSERT_EQ(::truncate(path_.c_str(), static_cast<off_t>(content_.size() / 2)), 0);
+  // The second half is pinned: the pages are gone from under the mapping, and reading them gives zeros and a note.
+  store_->begin_pass(schedule_.size());
+  std::vector<bool> done(1, false);
+  std::vector<SliceStore::Held> held;
+  ASSERT_TRUE(store_->hold_ready({&schedule_.back(), 1}, done, held));
+  ASSERT_EQ(held.size(), 1u);
+  const auto* byte = static_cast<const volatile unsigned char*>(static_cast<const volatile void*>(held[0].data + (*index_)[held[0].id].n_bytes / 2));
+  EXPECT_EQ(static_cast<int>(*byte), 0);
+  EXPECT_TRUE(store_->cut_off());
+  store_->release(held);
+  // What has to be read again says so itself.
+  open("", 1, IoMode::kMmap);
+  const auto failed = pass();
+  ASSERT_FALSE(failed);
+  EXPECT_EQ(failed.error().code, "io.read");
+}
+
+TEST_F(SliceStoreTest, MappedReadsFailLikeOthers) {
+  for (uint64_t n = 1; n <= schedule_.size(); ++n) {
+    open("read:" + std::to_string(n) + ":EIO", 1, IoMode::kMmap);
+    ASSERT_TRUE(pass()) << n;
+    open("read:" + std::to_string(n) + "+:EIO", 1, IoMode::kMmap);
+    const auto failed = pass();
+    ASSERT_FALSE(failed) << n;
+    EXPECT_EQ(failed.error().code, "io.read");
+  }
 }
 
 TEST_F(SliceStoreTest, CutForIsTheLargestThatFits) {
