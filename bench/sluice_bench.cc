@@ -13,6 +13,7 @@
 #include <random>
 
 #include "base/bytes.h"
+#include "scheduler/kernel_choice.h"
 #include "scheduler/pass.h"
 #include "scheduler/residency.h"
 
@@ -259,6 +260,10 @@ int main(int argc, char** argv) {
   app.add_option("--virtual-disk", o.virtual_disk, "BYTES_PER_S: pace reads of a file that is in the page cache");
   app.add_flag("--json", o.json, "one JSON document");
   CLI11_PARSE(app, argc, argv);
+  if (auto kernels = sluice::check_kernel_choice(); !kernels) {
+    fmt::print(stderr, "{}\n", sluice::error_line(kernels.error()));
+    return 2;
+  }
   if (auto done = sluice::bench(o); !done) {
     fmt::print(stderr, "{}\n", sluice::error_line(done.error()));
     return 1;

@@ -12,6 +12,7 @@
 
 #include "daemon/safetensors_writer.h"
 #include "kernels/transformer/rope.h"
+#include "scheduler/kernel_choice.h"
 #include "scheduler/logprobs.h"
 #include "scheduler/pass.h"
 
@@ -282,6 +283,10 @@ int forward_command(int argc, char** argv) {
   } catch (const CLI::ParseError& e) {
     const int rc = app.exit(e);
     return rc == 0 ? 0 : 2;
+  }
+  if (auto kernels = check_kernel_choice(); !kernels) {
+    fmt::print(stderr, "{}\n", error_line(kernels.error()));
+    return 2;
   }
   if (auto done = forward(o); !done) {
     fmt::print(stderr, "{}\n", error_line(done.error()));

@@ -24,6 +24,7 @@
 #include "daemon/reload.h"
 #include "daemon/server.h"
 #include "daemon/socket.h"
+#include "scheduler/kernel_choice.h"
 #include "storage/io_fault.h"
 #if __has_include("daemon/check_command.h")
 #include "daemon/check_command.h"
@@ -174,6 +175,7 @@ int serve(const DaemonCommand& command) {
   init_log(command.config.get("log.level").value);
   harden();
   if (auto faults = IoFault::check_environment(); !faults) return fail("start", faults.error());
+  if (auto kernels = check_kernel_choice(); !kernels) return fail("start", kernels.error());
   auto options = server_options(command);
   if (!options) return fail("start", options.error());
   auto dir = prepare_state_dir(command.config);

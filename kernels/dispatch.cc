@@ -1,6 +1,7 @@
 // The one place that chooses a variant.
 #include <cstdlib>
 #include <cstring>
+#include <initializer_list>
 
 #include "kernels/cpu_features.h"
 #include "kernels/kernels.h"
@@ -49,9 +50,15 @@ const KernelTable* kernels_by_name(const char* name) noexcept {
   return nullptr;
 }
 
+const char* kernel_name(int i) noexcept {
+  for (const char* name : {"scalar", "avx2"}) {
+    if (kernels_by_name(name) != nullptr && i-- == 0) return name;
+  }
+  return nullptr;
+}
+
 const KernelTable& kernels() noexcept {
   static const KernelTable* const table = [] {
-    // An unknown or unsupported name is ignored here; who wants to complain asks kernels_by_name.
     const char* forced = std::getenv("SLUICE_KERNELS");
     const KernelTable* t = forced != nullptr ? kernels_by_name(forced) : nullptr;
     if (t == nullptr) t = kernels_by_name("avx2");

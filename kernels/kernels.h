@@ -109,10 +109,13 @@ struct KernelTable {
                           int64_t n_runs, int64_t head_dim, float* out) noexcept;
 };
 
-// The chosen table; fixed for the life of the process. Thread-safe.
+// The chosen table; fixed for the life of the process. Thread-safe. A SLUICE_KERNELS that names no variant of this CPU
+// is passed over here: what starts a process refuses it first (scheduler/kernel_choice).
 const KernelTable& kernels() noexcept;
 // By name ("scalar", "avx2", ...); null when unknown or when this CPU lacks it.
 const KernelTable* kernels_by_name(const char* name) noexcept;
+// The i-th name that kernels_by_name knows on this CPU, the best last; null past the end.
+const char* kernel_name(int i) noexcept;
 // The portable table: the oracle of every test.
 const KernelTable& scalar_kernels() noexcept;
 

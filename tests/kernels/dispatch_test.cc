@@ -2,6 +2,8 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <string>
+#include <vector>
 
 #include "kernels/kernels.h"
 #include "tests/kernels/variants.h"
@@ -34,8 +36,20 @@ TEST(Dispatch, UnknownNamesAreNull) {
   EXPECT_EQ(kernels_by_name("scalar"), &scalar_kernels());
 }
 
+TEST(Dispatch, NamesAreThoseOfThisCpuWorstFirst) {
+  std::vector<std::string> known;
+  for (const char* name : kVariants) {
+    if (kernels_by_name(name) != nullptr) known.emplace_back(name);
+  }
+  std::vector<std::string> named;
+  for (int i = 0; kernel_name(i) != nullptr; ++i) named.emplace_back(kernel_name(i));
+  EXPECT_EQ(named, known);
+  EXPECT_EQ(kernel_name(-1), nullptr);
+}
+
 TEST(Dispatch, TheChosenTableIsTheForcedOneOrTheBest) {
   const char* forced = std::getenv("SLUICE_KERNELS");
+  if (forced != nullptr && *forced == '\0') forced = nullptr;
   const KernelTable* want = forced != nullptr ? kernels_by_name(forced) : nullptr;
   for (const char* name : kVariants) {  // worst first
     if (forced == nullptr && kernels_by_name(name) != nullptr) want = kernels_by_name(name);
