@@ -3,6 +3,7 @@
 #include <array>
 #include <initializer_list>
 #include <string>
+#include <utility>
 
 #include "base/text_escape.h"
 
@@ -89,9 +90,11 @@ Result<PreTokenizer> PreTokenizer::create(std::string_view name) {
     }
     return out;
   }
+  std::string known = "known:";
+  for (const Rule& rule : kRules) known.append(" ").append(rule.name);
   return Error{.code = "model_unsupported",
                .what = "pre-tokenizer '" + escape_text(name) + "' is not known",
-               .hint = "known: qwen2, llama-bpe, gpt-2, default, tekken, smollm, starcoder",
+               .hint = std::move(known),
                .field = "tokenizer.ggml.pre"};
 }
 

@@ -8,8 +8,12 @@
 #include <atomic>
 #include <chrono>
 #include <random>
+#include <set>
+#include <sstream>
 #include <thread>
 
+#include "daemon/text/pretokenizer.h"
+#include "tests/storage/gguf_doc.h"
 #include "tests/support/vocab.h"
 
 namespace sluice {
@@ -263,6 +267,40 @@ TEST(Tokenizer, PreTokenizersDifferInDigitsAndNewlines) {
   EXPECT_EQ(encode("default", "1234").size(), 1u);
   EXPECT_EQ(encode("qwen2", "!\n").size(), 1u);  // newlines stay with the signs before them
   EXPECT_EQ(encode("gpt-2", "!\n").size(), 2u);
+}
+
+// The words of `text` after `mark`, one space between each two: an empty name is among them.
+std::multiset<std::string> names_after(const std::string& text, std::string_view mark) {
+  const size_t at = text.find(mark);
+  EXPECT_NE(at, std::string::npos) << text;
+  std::multiset<std::string> names;
+  std::stringstream rest(at == std::string::npos ? "" : text.substr(at + mark.size()));
+  for (std::string name; std::getline(rest, name, ' ');) names.insert(name);
+  return names;
+}
+
+// The check of a model file has a list of its own, because scheduler/ may not include daemon/text. Both name all of
+// theirs where they refuse one.
+TEST(PreTokenizer, KnowsTheNamesThatTheModelCheckAllows) {
+  const auto unknown = PreTokenizer::create("no-such-rule");
+  ASSERT_FALSE(unknown);
+  const auto known = names_after(unknown.error().hint, "known: ");
+
+  test::TempDir dir;
+  const auto refused =
+      check_model(test::GgufDoc::read(golden_path("public/qwen2-tiny-f32/model.gguf"))
+                      .set_string("tokenizer.ggml.pre", "no-such-rule")
+                      .write(dir.file("m.gguf")));
+  ASSERT_FALSE(refused);
+  ASSERT_EQ(refused.error().field, "tokenizer.ggml.pre") << refused.error().what;
+  EXPECT_EQ(names_after(refused.error().what, "allowed one of: "), known);
+
+  EXPECT_GT(known.size(), 10u);
+  EXPECT_TRUE(known.contains("qwen2") && known.contains(""));
+  for (const std::string& name : known) {
+    EXPECT_EQ(known.count(name), 1u) << name;
+    EXPECT_TRUE(PreTokenizer::create(name)) << name;
+  }
 }
 
 TEST(Tokenizer, OnlyQwenNormalizes) {
