@@ -39,8 +39,9 @@ Result<void> SafetensorsWriter::write(const std::string& path) const {
   const uint64_t n = header.size();
   bool ok = std::fwrite(&n, 8, 1, f) == 1 && std::fwrite(header.data(), 1, n, f) == n;
   for (const Entry& e : entries_) {
-    ok = ok && std::fwrite(e.floats.data(), 4, e.floats.size(), f) == e.floats.size();
-    ok = ok && std::fwrite(e.ints.data(), 4, e.ints.size(), f) == e.ints.size();
+    // One of both is empty, and fwrite takes no null pointer even for nothing.
+    ok = ok && (e.floats.empty() || std::fwrite(e.floats.data(), 4, e.floats.size(), f) == e.floats.size());
+    ok = ok && (e.ints.empty() || std::fwrite(e.ints.data(), 4, e.ints.size(), f) == e.ints.size());
   }
   const int write_errno = errno;
   ok = std::fclose(f) == 0 && ok;
