@@ -37,8 +37,8 @@ Result<void> wait_for(int fd, short events, int64_t deadline) {
     if (pending_signal() != 0) return interrupted_error();
     int wait = kMaxWaitMs;
     if (deadline != kForever) {
-      const int64_t left = deadline - now_ms();
-      if (left <= 0) return Error{kTimedOut, "the daemon did not answer in time"};
+      const int64_t left = time_left(deadline);
+      if (left == 0) return Error{kTimedOut, "the daemon did not answer in time"};
       wait = static_cast<int>(std::min<int64_t>(left, kMaxWaitMs));
     }
     // A pipe whose reader left shows POLLERR without being asked about.
@@ -98,7 +98,7 @@ Result<int> connected_socket(const Address& address, int64_t deadline) {
       if (!ready) errnum = ETIMEDOUT;
     }
     // A full accept queue: AF_UNIX connects answer EAGAIN at once instead of waiting.
-    if (errnum == EAGAIN && now_ms() < deadline && pending_signal() == 0) {
+    if (errnum == EAGAIN && time_left(deadline) != 0 && pending_signal() == 0) {
       ::poll(nullptr, 0, 20);
       continue;
     }
@@ -131,9 +131,16 @@ int64_t now_ms() {
   return std::chrono::duration_cast<std::chrono::milliseconds>(since).count();
 }
 
+int64_t deadline_after(int64_t timeout_ms, int64_t now) {
+  return timeout_ms == kForever || timeout_ms > INT64_MAX - now ? kForever : now + timeout_ms;
+}
+
+int64_t time_left(int64_t deadline, int64_t now) {
+  return deadline == kForever ? kForever : std::max<int64_t>(0, deadline - now);
+}
+
 Result<Connection> Connection::open(const Address& address, int64_t timeout_ms) {
-  const int64_t deadline = timeout_ms == kForever ? INT64_MAX : now_ms() + timeout_ms;
-  SLUICE_TRY(const int fd, connected_socket(address, deadline));
+  SLUICE_TRY(const int fd, connected_socket(address, deadline_after(timeout_ms)));
   Connection connection(fd);
   SLUICE_TRY(check_peer(fd, address));
   return connection;
@@ -146,7 +153,7 @@ Connection::~Connection() {
 }
 
 Result<void> Connection::write_all(std::string_view bytes, int64_t timeout_ms) {
-  const int64_t deadline = timeout_ms == kForever ? kForever : now_ms() + timeout_ms;
+  const int64_t deadline = deadline_after(timeout_ms);
   while (!bytes.empty()) {
     const ssize_t n = ::send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL);
     if (n > 0) {
@@ -163,7 +170,7 @@ Result<void> Connection::write_all(std::string_view bytes, int64_t timeout_ms) {
 }
 
 Result<size_t> Connection::read_some(char* buffer, size_t size, int64_t timeout_ms) {
-  const int64_t deadline = timeout_ms == kForever ? kForever : now_ms() + timeout_ms;
+  const int64_t deadline = deadline_after(timeout_ms);
   for (;;) {
     if (pending_signal() != 0) return interrupted_error();
     const ssize_t n = ::recv(fd_, buffer, size, 0);

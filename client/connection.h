@@ -14,6 +14,10 @@ inline constexpr int64_t kForever = -1;
 
 // Milliseconds of a clock that never jumps.
 int64_t now_ms();
+// The moment `timeout_ms` after `now`; kForever, and what is too far to count, is kForever.
+int64_t deadline_after(int64_t timeout_ms, int64_t now = now_ms());
+// What is left until `deadline`, never below 0: -1 would be for ever.
+int64_t time_left(int64_t deadline, int64_t now = now_ms());
 
 class Connection {
  public:

@@ -49,14 +49,14 @@ Result<void> read_head(Connection& connection,
                        std::string& body,
                        int64_t timeout_ms,
                        const std::function<void()>& while_waiting) {
-  const int64_t deadline = timeout_ms == kForever ? INT64_MAX : now_ms() + timeout_ms;
+  const int64_t deadline = deadline_after(timeout_ms);
   char buffer[16384];
   while (!reader.has_head()) {
-    const int64_t left = deadline - now_ms();
-    auto n = connection.read_some(
-        buffer, sizeof(buffer), while_waiting ? std::min(left, kTickMs) : left);
+    const int64_t left = time_left(deadline);
+    const bool tick = while_waiting && (left == kForever || left > kTickMs);
+    auto n = connection.read_some(buffer, sizeof(buffer), tick ? kTickMs : left);
     if (!n) {
-      if (n.error().code != kTimedOut || now_ms() >= deadline) return std::move(n).error();
+      if (n.error().code != kTimedOut || !tick) return std::move(n).error();
       while_waiting();
       continue;
     }

@@ -5,9 +5,11 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstring>
 #include <thread>
 
+#include "client/connection.h"
 #include "client/daemon_link.h"
 #include "client/interrupt.h"
 #include "client/report.h"
@@ -15,10 +17,10 @@
 namespace sluice {
 namespace {
 
-enum class After { kClose, kRepeat, kHold };
+enum class After { kClose, kRepeat, kHold, kDrip };
 
 // Accepts connections until it goes; each gets `answer`, then is closed, gets it for ever, or is
-// held open.
+// held open. kDrip: gets it byte by byte, a millisecond apart.
 class FakeDaemon {
  public:
   explicit FakeDaemon(std::string answer, After after = After::kClose)
@@ -50,6 +52,14 @@ class FakeDaemon {
     for (int client = 0; (client = ::accept4(fd_, nullptr, nullptr, SOCK_CLOEXEC)) >= 0;) {
       char buffer[4096];
       const bool asked = ::recv(client, buffer, sizeof(buffer), 0) > 0;
+      if (after_ == After::kDrip) {
+        for (size_t i = 0; asked && i < answer_.size(); ++i) {
+          if (::send(client, &answer_[i], 1, MSG_NOSIGNAL) != 1) break;
+          std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        }
+        ::close(client);
+        continue;
+      }
       while (asked && ::send(client, answer_.data(), answer_.size(), MSG_NOSIGNAL) > 0 &&
              after_ == After::kRepeat) {
       }
@@ -123,6 +133,31 @@ TEST(DaemonLink, ASilentDaemonTimesOut) {
                 .error.code,
             "timed_out");
   EXPECT_EQ(call_fails(FakeDaemon("HTTP/1.1 200", After::kHold), 200).error.code, "timed_out");
+}
+
+TEST(DaemonLink, TimeoutsNeverWrapNorTurnIntoForEver) {
+  EXPECT_EQ(deadline_after(kForever, 1000), kForever);
+  EXPECT_EQ(deadline_after(0, 1000), 1000);
+  EXPECT_EQ(deadline_after(5, 1000), 1005);
+  EXPECT_EQ(deadline_after(INT64_MAX - 1000, 1000), INT64_MAX);
+  EXPECT_EQ(deadline_after(INT64_MAX - 999, 1000), kForever);
+  EXPECT_EQ(time_left(kForever, 1000), kForever);
+  EXPECT_EQ(time_left(1005, 1000), 5);
+  EXPECT_EQ(time_left(1000, 1000), 0);
+  EXPECT_EQ(time_left(1000, 1001), 0) << "one millisecond late is not for ever";
+  EXPECT_EQ(time_left(1000, 9000), 0);
+}
+
+// The head comes in many pieces, and waiting for it has no end.
+TEST(DaemonLink, ASlowHeadIsWaitedForForEver) {
+  install_interrupts();
+  FakeDaemon daemon(with_length("HTTP/1.1 200 OK\r\nX-Padding: " + std::string(200, 'x'), "{\"a\":1}"),
+                    After::kDrip);
+  auto link = DaemonLink::find(daemon.globals(), DaemonLink::Start::kNever);
+  ASSERT_TRUE(link);
+  auto answer = link.value().call("GET", "/x", std::nullopt, kForever);
+  ASSERT_TRUE(answer);
+  EXPECT_EQ(answer.value().at("a").as_int64(), 1);
 }
 
 TEST(DaemonLink, NobodyThereIsExitCodeThree) {
