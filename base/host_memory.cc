@@ -1,15 +1,18 @@
 #include "base/host_memory.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <charconv>
 #include <fstream>
 #include <sstream>
+#include <vector>
 
 namespace sluice {
 namespace {
 
-uint64_t meminfo_bytes(const char* key) {
-  std::ifstream in("/proc/meminfo");
+uint64_t meminfo_bytes(const char* key, const std::string& root = "") {
+  std::ifstream in(root + "/proc/meminfo");
   std::string name;
   uint64_t kib = 0;
   std::string rest;
@@ -44,10 +47,27 @@ uint64_t smallest_on_path(const std::string& mount, std::string group, const cha
 }  // namespace
 
 uint64_t mem_total_bytes() { return meminfo_bytes("MemTotal:"); }
-uint64_t mem_available_bytes() { return meminfo_bytes("MemAvailable:"); }
+uint64_t mem_available_bytes(const std::string& root) {
+  return meminfo_bytes("MemAvailable:", root);
+}
 
-uint64_t cgroup_memory_limit(const std::string& root) {
-  uint64_t limit = kNoMemoryLimit;
+namespace {
+
+// Where this process's memory is accounted: at most one group of each version.
+struct MemoryGroup {
+  std::string mount, group;
+  bool v2 = false;
+
+  // A file of the group itself; in a container the path may name a group that the mount does not
+  // show, whose own root is then ours.
+  std::string file(const char* name) const {
+    const std::string own = mount + (group == "/" ? "" : group) + "/" + name;
+    return ::access(own.c_str(), F_OK) == 0 ? own : mount + "/" + name;
+  }
+};
+
+std::vector<MemoryGroup> memory_groups(const std::string& root) {
+  std::vector<MemoryGroup> groups;
   std::ifstream in(root + "/proc/self/cgroup");
   std::string line;  // "4:memory:/a/b" (v1) or "0::/a/b" (v2)
   while (std::getline(in, line)) {
@@ -58,19 +78,46 @@ uint64_t cgroup_memory_limit(const std::string& root) {
     const std::string controllers = line.substr(first + 1, second - first - 1);
     const std::string group = line.substr(second + 1);
     if (controllers.empty()) {
-      limit = std::min(limit, smallest_on_path(root + "/sys/fs/cgroup", group, "memory.max"));
-      limit =
-          std::min(limit, smallest_on_path(root + "/sys/fs/cgroup/unified", group, "memory.max"));
+      groups.push_back({root + "/sys/fs/cgroup", group, true});
+      groups.push_back({root + "/sys/fs/cgroup/unified", group, true});
       continue;
     }
     std::stringstream names(controllers);
     for (std::string name; std::getline(names, name, ',');) {
-      if (name != "memory") continue;
-      const std::string mount = root + "/sys/fs/cgroup/memory";
-      limit = std::min(limit, smallest_on_path(mount, group, "memory.limit_in_bytes"));
+      if (name == "memory") groups.push_back({root + "/sys/fs/cgroup/memory", group, false});
     }
   }
+  return groups;
+}
+
+}  // namespace
+
+uint64_t cgroup_memory_limit(const std::string& root) {
+  uint64_t limit = kNoMemoryLimit;
+  for (const MemoryGroup& g : memory_groups(root)) {
+    limit = std::min(
+        limit, smallest_on_path(g.mount, g.group, g.v2 ? "memory.max" : "memory.limit_in_bytes"));
+    // Past memory.high we are made to wait instead of killed, which is no better for anybody.
+    if (g.v2) limit = std::min(limit, smallest_on_path(g.mount, g.group, "memory.high"));
+  }
   return limit;
+}
+
+std::optional<uint64_t> cgroup_memory_current(const std::string& root) {
+  for (const MemoryGroup& g : memory_groups(root)) {
+    const uint64_t n = read_limit(g.file(g.v2 ? "memory.current" : "memory.usage_in_bytes"));
+    if (n != kNoMemoryLimit) return n;
+  }
+  return std::nullopt;
+}
+
+std::string cgroup_pressure_file(const std::string& root) {
+  for (const MemoryGroup& g : memory_groups(root)) {
+    if (!g.v2 || g.group == "/") continue;  // the root's is the system's
+    const std::string path = g.mount + g.group + "/memory.pressure";
+    if (::access(path.c_str(), R_OK) == 0) return path;
+  }
+  return {};
 }
 
 uint64_t memory_ceiling_bytes() { return std::min(mem_total_bytes(), cgroup_memory_limit()); }

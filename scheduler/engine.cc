@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <limits>
+#include <mutex>
 #include <optional>
 
 #include "scheduler/kv_cache.h"
@@ -35,6 +36,7 @@ class LastLogits final : public LogitsSink {
 };
 
 constexpr int64_t kMinWalkTokens = 16;
+constexpr int64_t kLikelyAnswer = 256;      // tokens
 
 Error file_cut_off(const std::string& path) {
   return Error{.code = "io.changed", .what = "the file was cut off while it was read", .hint = "load the model again", .file = path};
@@ -59,7 +61,7 @@ Result<std::unique_ptr<Residency>> open_residency(const std::shared_ptr<const Mo
   const kernels::HParams& hp = model->hparams();
   PlanNeeds needs;
   needs.kv_bytes = static_cast<uint64_t>(kernels::KvLayout::of(hp, kernels::KvType::kF16).page_bytes());
-  while (workspace_of(hp, n_threads, walk) > budget.limit() / 16 && walk.max_tokens > kMinWalkTokens) halve_walk(walk);
+  while (workspace_of(hp, n_threads, walk) > budget.effective() / 16 && walk.max_tokens > kMinWalkTokens) halve_walk(walk);
   for (;;) {
     needs.activation_bytes = workspace_of(hp, n_threads, walk);
     auto opened = Residency::create(model, options.io, needs, budget);
@@ -93,7 +95,9 @@ struct Engine::Impl {
   std::unique_ptr<Sequence> kept;          // the last generation's sequence
   std::optional<TokenId> pending;          // its last token, when it was delivered but not computed yet
   std::atomic<uint64_t> kv_bytes{0};
-  int64_t likely_length = 0;               // of `kept` when this call ends
+  std::atomic<uint64_t> kv_wanted{0};      // by the running generation, including what it has
+  int64_t final_length = 0;                // the most tokens it may come to
+  std::mutex running;                      // held by a generation; guards `kept` and what belongs to it
   LastLogits last;                         // logits after the last token of `kept`, if last_valid
   bool last_valid = false;
 
@@ -103,6 +107,20 @@ struct Engine::Impl {
   Result<void> prefill(const GenerationRequest& r, const Feed& feed, TokenSink& sink, const CancelToken& cancel);
   Result<void> decode(const GenerationRequest& r, TokenSink& sink, const CancelToken& cancel, GenerationStats& stats);
   Result<void> walk(std::span<const Run> runs, const CancelToken& cancel);
+  void expect_kv(int64_t length);
+
+  // While a generation runs.
+  struct ExpectedKv {
+    ExpectedKv(Impl& i, int64_t prompt_length, int64_t max_tokens) : impl(i) {
+      const int64_t most = max_tokens < 0 ? i.max_seq_len : std::min(max_tokens, i.max_seq_len);
+      impl.final_length = std::min(prompt_length + most, i.max_seq_len);
+      impl.expect_kv(prompt_length);
+    }
+    ~ExpectedKv() { impl.kv_wanted.store(0, std::memory_order_relaxed); }
+    ExpectedKv(const ExpectedKv&) = delete;
+    ExpectedKv& operator=(const ExpectedKv&) = delete;
+    Impl& impl;
+  };
 };
 
 Engine::Engine() : impl_(std::make_unique<Impl>()) {}
@@ -153,6 +171,8 @@ EngineMemory Engine::memory() const {
     m.weights_mapped = impl_->model->weight_bytes();
   }
   m.kv = impl_->kv_bytes.load(std::memory_order_relaxed);
+  const uint64_t wanted = impl_->kv_wanted.load(std::memory_order_relaxed);
+  m.kv_to_come = wanted > m.kv ? wanted - m.kv : 0;
   m.activations = impl_->pass->workspace_bytes();
   return m;
 }
@@ -161,6 +181,15 @@ void Engine::trim() {
   impl_->kept->truncate(0);
   impl_->pending.reset();
   impl_->kv_bytes.store(0, std::memory_order_relaxed);
+}
+
+void Engine::give_back_pins(uint64_t bytes) {
+  if (impl_->residency) impl_->residency->reclaim(bytes);
+}
+
+void Engine::give_back_kv() {
+  const std::unique_lock idle(impl_->running, std::try_to_lock);
+  if (idle) trim();
 }
 
 Result<void> Engine::Impl::check(const GenerationRequest& r) const {
@@ -216,8 +245,7 @@ Feed Engine::Impl::plan_feed(const GenerationRequest& r, GenerationStats& stats)
 // what they read anyway.
 void Engine::Impl::fill_pins() {
   if (!residency) return;
-  const auto pages = static_cast<uint64_t>((likely_length + kernels::kPageTokens - 1) / kernels::kPageTokens);
-  const uint64_t wanted = pages * static_cast<uint64_t>(kv_pool->layout().page_bytes());
+  const uint64_t wanted = kv_wanted.load(std::memory_order_relaxed);
   const uint64_t held = kept->kv_bytes();
   // A failure means that somebody else took the room meanwhile: the pins stay as they are.
   (void)residency->fill(wanted > held ? wanted - held : 0);
@@ -234,7 +262,15 @@ Result<void> Engine::Impl::walk(std::span<const Run> runs, const CancelToken& ca
   }
   last_valid = walked && runs.back().n_outputs > 0;
   kv_bytes.store(kept->kv_bytes(), std::memory_order_relaxed);
+  expect_kv(kept->length());
   return walked;
+}
+
+// What the generation will take soon, for those who ask how far a budget can be lowered now.
+void Engine::Impl::expect_kv(int64_t length) {
+  const int64_t soon = std::min(length + kLikelyAnswer, final_length);
+  const auto pages = static_cast<uint64_t>((soon + kernels::kPageTokens - 1) / kernels::kPageTokens);
+  kv_wanted.store(pages * static_cast<uint64_t>(kv_pool->layout().page_bytes()), std::memory_order_relaxed);
 }
 
 Result<void> Engine::Impl::prefill(const GenerationRequest& r,
@@ -306,14 +342,13 @@ Result<void> Engine::Impl::decode(const GenerationRequest& r,
 
 Result<GenerationStats> Engine::generate(const GenerationRequest& request, TokenSink& sink, const CancelToken& cancel) {
   Impl& impl = *impl_;
+  const std::lock_guard running(impl.running);
   SLUICE_TRY(impl.check(request));
   GenerationStats stats;
   stats.prompt_tokens = static_cast<int64_t>(request.prompt.size());
   const auto start = Clock::now();
   const Feed feed = impl.plan_feed(request, stats);
-  constexpr int64_t kLikelyAnswer = 256;
-  const int64_t answer = request.max_tokens < 0 ? kLikelyAnswer : std::min(request.max_tokens, kLikelyAnswer);
-  impl.likely_length = std::min(feed.final_length + answer, impl.max_seq_len);
+  const Impl::ExpectedKv expected(impl, feed.final_length, request.max_tokens);
   SLUICE_TRY(impl.prefill(request, feed, sink, cancel));
   stats.prefill_ms = ms_since(start);
   SLUICE_TRY(impl.decode(request, sink, cancel, stats));

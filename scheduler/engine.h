@@ -73,6 +73,7 @@ struct EngineMemory {                    // bytes
   uint64_t weights_mapped = 0;           // of the file, when there is no limit and the page cache holds it
   uint64_t weights_resident = 0;         // pinned in our own memory
   uint64_t ring = 0, kv = 0, activations = 0;
+  uint64_t kv_to_come = 0;               // what the running generation is likely to take besides
   uint64_t streamed_bytes = 0;           // read through the ring so far
   double stall_ms = 0;                   // waited for slices so far
 };
@@ -97,6 +98,11 @@ class Engine {
 
   // Drops the kept KV pages.
   void trim();
+
+  // Any thread: what may be taken from an engine that is idle, or was a moment ago. Pins go from the end of their order
+  // and come back with the next generation; kept KV stays if a generation has begun.
+  void give_back_pins(uint64_t bytes);
+  void give_back_kv();
 
  private:
   Engine();

@@ -10,13 +10,17 @@ namespace sluice {
 
 uint64_t headroom_for(uint64_t budget_bytes) { return kHeadroomBytes + budget_bytes / 200; }
 
+// The floor carries its own headroom: floor = bytes + 12 MiB + floor / 200.
+uint64_t floor_for(uint64_t bytes) {
+  const uint64_t exact = (bytes + kHeadroomBytes) / 199 * 200 + 200;
+  return (exact + (1u << 20) - 1) >> 20 << 20;
+}
+
 Result<Plan> make_plan(uint64_t budget_bytes, const PlanNeeds& needs) {
   Plan plan;
   const uint64_t ring_min = kRingMinSlots * needs.slot_bytes;
   const uint64_t base = needs.fixed_bytes + needs.activation_bytes + needs.kv_bytes + ring_min;
-  // The floor carries its own headroom: floor = base + 12 MiB + floor / 200, rounded up to a MiB.
-  const uint64_t exact = (base + kHeadroomBytes) / 199 * 200 + 200;
-  plan.floor_bytes = (exact + (1u << 20) - 1) >> 20 << 20;
+  plan.floor_bytes = floor_for(base);
   plan.headroom_bytes = headroom_for(budget_bytes);
   if (budget_bytes < plan.floor_bytes) {
     return Error{"budget_below_floor",

@@ -30,6 +30,9 @@ inline constexpr uint64_t kRingMaxBytes = 24u << 20;
 // 12 MiB and 0.5 % of the budget: page tables take 0.2 % of what is resident.
 uint64_t headroom_for(uint64_t budget_bytes);
 
+// The smallest budget, in whole MiB, that holds so much and its own headroom.
+uint64_t floor_for(uint64_t bytes);
+
 // Errors: budget_below_floor, with the arithmetic and the smallest number that works.
 Result<Plan> make_plan(uint64_t budget_bytes, const PlanNeeds& needs);
 

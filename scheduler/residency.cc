@@ -15,6 +15,21 @@ Reservation reserve_base(Budget& budget, uint64_t growth_bytes) {
   return reserved ? std::move(reserved).value() : Reservation();
 }
 
+ProcessBase::ProcessBase(Budget& budget, uint64_t growth_bytes)
+    : process_bytes_(process_resident_bytes() + growth_bytes) {
+  auto reserved = budget.reserve(0, MemoryClass::kFixed);
+  if (budget.limit() == Budget::kUnlimited || !reserved) return;
+  reservation_ = std::move(reserved).value();
+  fit(budget.limit());
+}
+
+void ProcessBase::fit(uint64_t limit_bytes) {
+  const uint64_t want = std::min(process_bytes_ + headroom_for(limit_bytes), limit_bytes);
+  if (auto fitted = reservation_.resize(want); !fitted) {
+    spdlog::error("the process's own memory does not fit: {}", fitted.error().what);
+  }
+}
+
 Residency::Residency(std::shared_ptr<const Model> model, Budget& budget)
     : model_(std::move(model)), budget_(&budget), schedule_(make_schedule(*model_)) {}
 
@@ -30,9 +45,10 @@ Result<std::unique_ptr<Residency>> Residency::create(std::shared_ptr<const Model
   needs.slot_bytes = SliceStore::slot_bytes_of(index);
   needs.weight_bytes = SliceStore::pin_bytes_of(index, order);
   // What others hold for good counts as fixed; pins do not, they make room. The headroom is in the plan already.
+  const uint64_t allowed = budget.effective();
   const uint64_t headroom = std::min(budget.used(MemoryClass::kFixed), headroom_for(budget.limit()));
   needs.fixed_bytes += budget.used() - budget.used(MemoryClass::kWeightsPinned) - budget.used(MemoryClass::kWeightsMapped) - headroom;
-  SLUICE_TRY(r->plan_, make_plan(budget.limit(), needs));
+  SLUICE_TRY(r->plan_, make_plan(allowed, needs));
   std::vector<const File*> files;
   for (const File& f : r->model_->files()) files.push_back(&f);
   SliceStoreOptions options;

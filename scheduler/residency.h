@@ -18,6 +18,20 @@ namespace sluice {
 // at most the limit, so that a budget below even this refuses every load.
 Reservation reserve_base(Budget& budget, uint64_t growth_bytes);
 
+// The same for a limit that moves: the headroom goes with it.
+class ProcessBase {
+ public:
+  ProcessBase(Budget& budget, uint64_t growth_bytes);
+  // What the process itself holds, without headroom.
+  uint64_t process_bytes() const { return process_bytes_; }
+  // To what belongs to a limit of `limit_bytes`: before it is lowered, after it was raised. One caller at a time.
+  void fit(uint64_t limit_bytes);
+
+ private:
+  const uint64_t process_bytes_;
+  Reservation reservation_;
+};
+
 class Residency final : public Reclaimer {
  public:
   // Takes the ring at once and no pins yet. `needs`: what else must fit beside it (fixed and weight sizes are filled in

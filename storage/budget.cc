@@ -1,5 +1,6 @@
 #include "storage/budget.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "base/bytes.h"
@@ -82,54 +83,107 @@ uint64_t Budget::used(MemoryClass c) const {
 
 uint64_t Budget::available() const {
   std::lock_guard lock(mutex_);
-  return limit_ > used_ ? limit_ - used_ : 0;
+  const uint64_t most = bound(unpinned());
+  return most > used_ ? most - used_ : 0;
 }
 
-void Budget::add_reclaimer(Reclaimer* r) {
+uint64_t Budget::effective() const {
+  std::lock_guard lock(mutex_);
+  return std::min({limit_, ceiling_, std::max(pressure_, unpinned())});
+}
+
+uint64_t Budget::hard() const { return std::min({limit_, closing_, ceiling_}); }
+uint64_t Budget::bound(uint64_t unpinned_bytes) const { return std::min(hard(), std::max(pressure_, unpinned_bytes)); }
+uint64_t Budget::unpinned() const {
+  return used_ - by_class_[static_cast<size_t>(MemoryClass::kWeightsPinned)] - by_class_[static_cast<size_t>(MemoryClass::kWeightsMapped)];
+}
+
+void Budget::add_reclaimer(Reclaimer* r, ReclaimRank rank) {
   const std::lock_guard lock(reclaim_mutex_);
-  reclaimers_.push_back(r);
+  const auto at = std::upper_bound(
+      reclaimers_.begin(), reclaimers_.end(), rank, [](ReclaimRank x, const Ranked& y) { return x < y.rank; });
+  reclaimers_.insert(at, {r, rank});
 }
 
 void Budget::remove_reclaimer(Reclaimer* r) {
   const std::lock_guard lock(reclaim_mutex_);
-  std::erase(reclaimers_, r);
+  std::erase_if(reclaimers_, [r](const Ranked& x) { return x.reclaimer == r; });
 }
 
-template <class Fits>
-bool Budget::reclaim_until(uint64_t bytes, Fits&& fits) {
-  const std::lock_guard lock(reclaim_mutex_);
-  bool ok = fits();
-  for (Reclaimer* r : reclaimers_) {
-    if (ok) break;
-    r->reclaim(bytes);
-    ok = fits();
+template <class Missing>
+uint64_t Budget::reclaim_until(ReclaimRank last, Missing&& missing) {
+  uint64_t bytes = missing();
+  // A copy: those asked may take others with them.
+  for (const Ranked& asked : std::vector<Ranked>(reclaimers_)) {
+    if (bytes == 0 || asked.rank > last) break;
+    const bool there = std::any_of(
+        reclaimers_.begin(), reclaimers_.end(), [&](const Ranked& x) { return x.reclaimer == asked.reclaimer; });
+    if (!there) continue;
+    asked.reclaimer->reclaim(bytes);
+    bytes = missing();
   }
-  return ok;
+  return bytes;
 }
 
 Result<void> Budget::set_limit(uint64_t bytes) {
-  const uint64_t held = used();
-  auto take = [&] {
+  const std::lock_guard reclaiming(reclaim_mutex_);
+  {
     const std::lock_guard lock(mutex_);
-    if (used_ > bytes) return false;
-    limit_ = bytes;
-    return true;
-  };
-  if (take() || reclaim_until(held > bytes ? held - bytes : 0, take)) return success();
-  return Error{.code = "budget_below_floor",
-               .what = "budget " + format_bytes(bytes) + " is below what cannot be given back now, " + format_bytes(used()),
-               .hint = "try a budget of " + std::to_string((used() >> 20) + 1) + "M"};
+    closing_ = bytes;
+  }
+  const uint64_t missing = reclaim_until(ReclaimRank::kUnload, [&] {
+    const std::lock_guard lock(mutex_);
+    return used_ > bytes ? used_ - bytes : 0;
+  });
+  const std::lock_guard lock(mutex_);
+  if (missing > 0) {
+    closing_ = limit_;
+    return Error{.code = "budget_below_floor",
+                 .what = "budget " + format_bytes(bytes) + " is below what cannot be given back now, " + format_bytes(used_),
+                 .hint = "try a budget of " + std::to_string((used_ >> 20) + 1) + "M"};
+  }
+  limit_ = closing_ = bytes;
+  return success();
+}
+
+bool Budget::set_ceiling(uint64_t bytes) {
+  const std::lock_guard reclaiming(reclaim_mutex_);
+  {
+    const std::lock_guard lock(mutex_);
+    ceiling_ = bytes;
+  }
+  return reclaim_until(ReclaimRank::kUnload, [&] {
+           const std::lock_guard lock(mutex_);
+           return used_ > ceiling_ ? used_ - ceiling_ : 0;
+         }) == 0;
+}
+
+bool Budget::set_pressure(uint64_t bytes) {
+  const std::lock_guard reclaiming(reclaim_mutex_);
+  {
+    const std::lock_guard lock(mutex_);
+    pressure_ = bytes;
+  }
+  return reclaim_until(ReclaimRank::kPins, [&] {
+           const std::lock_guard lock(mutex_);
+           return used_ > pressure_ ? used_ - pressure_ : 0;
+         }) == 0;
 }
 
 Result<void> Budget::charge(uint64_t old_bytes, uint64_t new_bytes, MemoryClass c) {
   auto charged = charge_now(old_bytes, new_bytes, c);
   if (charged || new_bytes <= old_bytes || is_pins(c)) return charged;
-  // Pins make room for what a request needs; they only make it slower.
-  auto take = [&] {
+  if (new_bytes - old_bytes > limit()) return charged;      // no use in taking anything for it
+  // Caches and pins make room for what a request needs; they only make it slower.
+  const std::lock_guard reclaiming(reclaim_mutex_);
+  reclaim_until(ReclaimRank::kUnload, [&]() -> uint64_t {
     charged = charge_now(old_bytes, new_bytes, c);
-    return static_cast<bool>(charged);
-  };
-  reclaim_until(new_bytes - old_bytes, take);
+    if (charged) return 0;
+    const std::lock_guard lock(mutex_);
+    const uint64_t total = used_ - old_bytes + new_bytes;
+    const uint64_t most = bound(unpinned() - old_bytes + new_bytes);
+    return total > most ? total - most : 1;
+  });
   return charged;
 }
 
@@ -138,24 +192,29 @@ Result<void> Budget::charge_now(uint64_t old_bytes, uint64_t new_bytes, MemoryCl
   uint64_t& held = by_class_[static_cast<size_t>(c)];
   SLUICE_CHECK(held >= old_bytes && used_ >= held);
   const uint64_t others = used_ - old_bytes;
-  if (new_bytes > old_bytes && (others > limit_ || new_bytes > limit_ - others)) {
-    std::string what = "needs " + format_bytes(new_bytes) + " for " + memory_class_name(c) +
-                       ", limit " + format_bytes(limit_) + ", held " + format_bytes(others);
-    const char* before = " (";
-    for (size_t i = 0; i < by_class_.size(); ++i) {
-      if (by_class_[i] == 0) continue;
-      what += before;
-      what += std::string(memory_class_name(static_cast<MemoryClass>(i))) + " " +
-              format_bytes(by_class_[i]);
-      before = ", ";
-    }
-    if (*before == ',') what += ")";
-    return Error{
-        .code = "budget_exceeded", .what = std::move(what), .hint = "raise the memory budget"};
+  if (new_bytes > old_bytes) {
+    // `hard` first: a number near 2^64 must not wrap.
+    if (others > hard() || new_bytes > hard() - others) return exceeded(new_bytes, others, c);
+    const uint64_t unpinned_after = unpinned() + (is_pins(c) ? 0 : new_bytes - old_bytes);
+    if (others + new_bytes > bound(unpinned_after)) return exceeded(new_bytes, others, c);
   }
   held = held - old_bytes + new_bytes;
   used_ = others + new_bytes;
   return success();
+}
+
+Error Budget::exceeded(uint64_t new_bytes, uint64_t others, MemoryClass c) const {
+  std::string what = "needs " + format_bytes(new_bytes) + " for " + memory_class_name(c) + ", limit " +
+                     format_bytes(hard()) + ", held " + format_bytes(others);
+  const char* before = " (";
+  for (size_t i = 0; i < by_class_.size(); ++i) {
+    if (by_class_[i] == 0) continue;
+    what += before;
+    what += std::string(memory_class_name(static_cast<MemoryClass>(i))) + " " + format_bytes(by_class_[i]);
+    before = ", ";
+  }
+  if (*before == ',') what += ")";
+  return Error{.code = "budget_exceeded", .what = std::move(what), .hint = "raise the memory budget"};
 }
 
 }  // namespace sluice

@@ -93,6 +93,74 @@ TEST(EngineUnderBudget, LimitFlapsWhileTokensAreComputed) {
   flapper.join();
 }
 
+TEST(EngineUnderBudget, PressureFlapsWhileTokensAreComputed) {
+  const auto model = demo_model();
+  ThreadPool pool(2);
+  Budget unlimited;
+  const auto want = text(*std::move(Engine::create(model, {}, unlimited, pool)).value(), 0);
+  Budget budget(64u << 20);
+  auto engine = std::move(Engine::create(model, {}, budget, pool)).value();
+  std::atomic<bool> stop{false};
+  const uint32_t seed = std::random_device{}();
+  std::thread flapper([&] {
+    std::mt19937 rng(seed);
+    while (!stop) {
+      budget.set_pressure(rng() % 4 == 0 ? 0 : rng() % (16u << 20));
+      if (rng() % 8 == 0) budget.set_pressure(Budget::kUnlimited);
+      engine->give_back_pins(rng() % (1u << 20));
+      engine->give_back_kv();
+      EXPECT_LE(budget.used(), budget.limit());
+    }
+  });
+  for (int i = 0; i < 6; ++i) EXPECT_EQ(text(*engine, 0), want) << "seed " << seed;
+  stop = true;
+  flapper.join();
+}
+
+TEST(EngineUnderBudget, AnIdleEngineGivesItsKeptKeysAndValuesBack) {
+  const auto model = demo_model();
+  ThreadPool pool(1);
+  Budget budget(40u << 20);
+  auto engine = std::move(Engine::create(model, {}, budget, pool)).value();
+  const auto want = text(*engine, 0);
+  EXPECT_GT(engine->memory().kv, 0u);
+  EXPECT_EQ(engine->memory().kv_to_come, 0u) << "nothing runs";
+  engine->give_back_kv();
+  EXPECT_EQ(budget.used(MemoryClass::kKv), 0u);
+  engine->give_back_pins(UINT64_MAX);
+  EXPECT_EQ(budget.used(MemoryClass::kWeightsPinned), 0u);
+  EXPECT_EQ(text(*engine, 0), want);
+}
+
+// What a running generation is said to need is enough for it, whatever others take.
+TEST(EngineUnderBudget, AGenerationEndsAtTheFloorItWasSaidToHave) {
+  const auto model = demo_model();
+  ThreadPool pool(1);
+  Budget budget(64u << 20);
+  auto engine = std::move(Engine::create(model, {}, budget, pool)).value();
+  const auto want = text(*engine, 0);
+  engine->give_back_kv();
+  class Lower final : public TokenSink {
+   public:
+    Lower(Budget& b, Engine& e) : budget(b), engine(e) {}
+    bool on_token(const Sampled& t) override {
+      ids.push_back(t.id);
+      if (ids.size() == 5) {
+        const uint64_t unpinned = budget.used() - budget.used(MemoryClass::kWeightsPinned);
+        const auto lowered = budget.set_limit(unpinned + engine.memory().kv_to_come);
+        EXPECT_TRUE(lowered);
+      }
+      return true;
+    }
+    std::vector<TokenId> ids;
+    Budget& budget;
+    Engine& engine;
+  } sink(budget, *engine);
+  const auto done = engine->generate(request(0), sink, CancelToken{});
+  ASSERT_TRUE(done) << done.error().what;
+  EXPECT_EQ(sink.ids, want);
+}
+
 TEST(EngineUnderBudget, KeyValuePagesTakePinsBack) {
   const auto model = demo_model();
   ThreadPool pool(1);

@@ -3,7 +3,10 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <functional>
+#include <memory>
 #include <random>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -146,6 +149,127 @@ TEST(Budget, RandomTracesKeepTheLedgerTrue) {
     ASSERT_EQ(sum_by_class(budget), expected);
     ASSERT_LE(budget.used(), kLimit);
   }
+}
+
+// Holds a reservation that it gives back when asked, and says in which order it was.
+class Holder final : public Reclaimer {
+ public:
+  Holder(Budget& budget, uint64_t bytes, MemoryClass c, std::string name, std::string& log)
+      : held_(budget.reserve(bytes, c).value()), name_(std::move(name)), log_(log) {}
+  void reclaim(uint64_t bytes) override {
+    log_ += name_;
+    if (also) also();
+    const uint64_t keep = held_.bytes() > bytes ? held_.bytes() - bytes : 0;
+    ASSERT_TRUE(held_.resize(keep));
+  }
+  uint64_t bytes() const { return held_.bytes(); }
+  std::function<void()> also;
+
+ private:
+  Reservation held_;
+  const std::string name_;
+  std::string& log_;
+};
+
+TEST(Budget, ALowerLimitTakesFromIdleModelsThenPinsThenUnloads) {
+  Budget budget(1000);
+  std::string log;
+  Holder pins(budget, 300, MemoryClass::kWeightsPinned, "p", log);
+  Holder unload(budget, 200, MemoryClass::kRing, "u", log);
+  Holder idle(budget, 100, MemoryClass::kKv, "i", log);
+  budget.add_reclaimer(&unload, ReclaimRank::kUnload);
+  budget.add_reclaimer(&pins);
+  budget.add_reclaimer(&idle, ReclaimRank::kIdle);
+  ASSERT_TRUE(budget.set_limit(550));
+  EXPECT_EQ(log, "i");
+  ASSERT_TRUE(budget.set_limit(400));
+  EXPECT_EQ(log, "iip");
+  EXPECT_EQ(pins.bytes(), 200u);
+  ASSERT_TRUE(budget.set_limit(100));
+  EXPECT_EQ(log, "iipipu");
+  EXPECT_EQ(budget.used(), 100u);
+  for (Holder* h : {&pins, &unload, &idle}) budget.remove_reclaimer(h);
+}
+
+TEST(Budget, ARefusedLimitLeavesTheOldOne) {
+  Budget budget(1000);
+  auto held = budget.reserve(600, MemoryClass::kActivations);
+  const auto refused = budget.set_limit(599);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, "budget_below_floor");
+  EXPECT_EQ(budget.limit(), 1000u);
+  EXPECT_TRUE(budget.reserve(400, MemoryClass::kKv));
+  EXPECT_TRUE(budget.set_limit(600));
+}
+
+TEST(Budget, NobodyChargesPastALimitOnItsWayDown) {
+  Budget budget(1000);
+  std::string log;
+  Holder pins(budget, 600, MemoryClass::kWeightsPinned, "p", log);
+  budget.add_reclaimer(&pins);
+  pins.also = [&] {
+    EXPECT_FALSE(budget.reserve(300, MemoryClass::kWeightsPinned)) << "while the limit is lowered";
+    EXPECT_EQ(budget.limit(), 1000u) << "not in force yet";
+  };
+  ASSERT_TRUE(budget.set_limit(500));
+  EXPECT_EQ(log, "p");
+  EXPECT_LE(budget.used(), budget.limit());
+  budget.remove_reclaimer(&pins);
+}
+
+TEST(Budget, UnderPressurePinsKeepWithinItAndRequestsMayPassIt) {
+  Budget budget(1000);
+  std::string log;
+  Holder pins(budget, 500, MemoryClass::kWeightsPinned, "p", log);
+  Holder unload(budget, 100, MemoryClass::kRing, "u", log);
+  budget.add_reclaimer(&pins);
+  budget.add_reclaimer(&unload, ReclaimRank::kUnload);
+  EXPECT_TRUE(budget.set_pressure(400));
+  EXPECT_EQ(log, "p") << "pressure unloads nobody";
+  EXPECT_EQ(budget.effective(), 400u);
+  EXPECT_EQ(budget.limit(), 1000u);
+  EXPECT_FALSE(budget.reserve(1, MemoryClass::kWeightsPinned));
+  auto kv = budget.reserve(800, MemoryClass::kKv);
+  ASSERT_TRUE(kv) << kv.error().what;
+  EXPECT_EQ(budget.used(MemoryClass::kWeightsPinned), 0u);
+  EXPECT_EQ(budget.effective(), budget.used())
+      << "effective is never below what cannot be given back";
+  EXPECT_FALSE(budget.reserve(300, MemoryClass::kFixed)) << "the limit holds for all";
+  EXPECT_FALSE(budget.set_pressure(0)) << "less than what is held";
+  budget.set_pressure(Budget::kUnlimited);
+  EXPECT_EQ(budget.effective(), 1000u);
+  EXPECT_TRUE(budget.reserve(50, MemoryClass::kWeightsPinned));
+  budget.remove_reclaimer(&pins);
+  budget.remove_reclaimer(&unload);
+}
+
+TEST(Budget, ACeilingOfOthersHoldsForAll) {
+  Budget budget(1000);
+  EXPECT_TRUE(budget.set_ceiling(300));
+  EXPECT_EQ(budget.effective(), 300u);
+  EXPECT_EQ(budget.limit(), 1000u);
+  auto kv = budget.reserve(300, MemoryClass::kKv);
+  ASSERT_TRUE(kv);
+  EXPECT_FALSE(budget.reserve(1, MemoryClass::kKv));
+  EXPECT_FALSE(budget.set_ceiling(200)) << "held and not to be had";
+  EXPECT_TRUE(budget.set_ceiling(Budget::kUnlimited));
+  EXPECT_TRUE(budget.reserve(700, MemoryClass::kKv));
+}
+
+TEST(Budget, AReclaimerMayEndAnother) {
+  Budget budget(1000);
+  std::string log;
+  auto victim = std::make_unique<Holder>(budget, 300, MemoryClass::kWeightsPinned, "v", log);
+  Holder first(budget, 100, MemoryClass::kKv, "f", log);
+  budget.add_reclaimer(&first, ReclaimRank::kIdle);
+  budget.add_reclaimer(victim.get());
+  first.also = [&] {
+    budget.remove_reclaimer(victim.get());
+    victim.reset();
+  };
+  ASSERT_TRUE(budget.set_limit(10));
+  EXPECT_EQ(log, "f");
+  budget.remove_reclaimer(&first);
 }
 
 TEST(Budget, EveryClassHasAName) {
