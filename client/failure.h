@@ -13,9 +13,10 @@ struct Failure {
   Failure(Error e)
       : error(std::move(e)) {}  // NOLINT(google-explicit-constructor): SLUICE_TRY converts
   Failure(const ApiError& e)
-      : error(e.error), status(e.status), retry_after_s(e.retry_after_s) {}  // NOLINT
+      : error(e.error), holds(e.holds), status(e.status), retry_after_s(e.retry_after_s) {}  // NOLINT
 
   Error error;
+  std::string holds;      // what stands in the way, class by class
   int status = 0;         // HTTP; 0: the failure is ours
   int retry_after_s = 0;  // of a 429 or 503
 };

@@ -33,6 +33,20 @@ constexpr OwnCode kOwnCodes[] = {
     {"partial", kExitPartial},
 };
 
+// A line each; the first says what they are.
+std::string hint_lines(std::string_view hint) {
+  std::string text;
+  const bool a_command = hint.starts_with("sluice") || hint.starts_with("tail ");
+  const char* label = a_command ? "try:   " : "detail:";
+  while (!hint.empty()) {
+    const size_t end = std::min(hint.find('\n'), hint.size());
+    text += fmt::format("  {} {}\n", label, one_line(hint.substr(0, end)));
+    hint.remove_prefix(std::min(end + 1, hint.size()));
+    label = "       ";
+  }
+  return text;
+}
+
 }  // namespace
 
 int exit_code_for(const Failure& failure) {
@@ -51,6 +65,7 @@ int report_failure(const Globals& globals, const std::string& what, const Failur
   if (globals.json) {
     ApiError api{e};
     api.status = failure.status;
+    api.holds = failure.holds;
     write_stderr(json_text(error_document(api, "")) + "\n");
     return exit_code;
   }
@@ -58,10 +73,8 @@ int report_failure(const Globals& globals, const std::string& what, const Failur
       e.code == kUnreachable;  // "cannot reach sluiced at ...": the verb adds nothing
   std::string text = says_it_all ? "sluice: " : fmt::format("sluice: {} failed: ", one_line(what));
   text += fmt::format("{}   [{}]\n", one_line(e.what), one_line(e.code));
-  if (!e.hint.empty()) {
-    const bool a_command = e.hint.starts_with("sluice") || e.hint.starts_with("tail ");
-    text += fmt::format("  {} {}\n", a_command ? "try:   " : "detail:", one_line(e.hint));
-  }
+  if (!failure.holds.empty()) text += fmt::format("  holds:  {}\n", one_line(failure.holds));
+  text += hint_lines(e.hint);
   write_stderr(text);
   return exit_code;
 }

@@ -132,11 +132,20 @@ int status(Client& client, const StateFlags&) {
   row("compute", fmt::format("{} threads, {}", s.threads, s.kernels));
   const std::string limit =
       s.budget.limit_bytes ? format_bytes(bytes_of(*s.budget.limit_bytes)) : "no limit";
-  row("budget", fmt::format("{} of {}", format_bytes(bytes_of(s.budget.used_bytes)), limit));
+  row("budget",
+      fmt::format("{} of {}  effective {}  floor {}",
+                  format_bytes(bytes_of(s.budget.used_bytes)),
+                  limit,
+                  format_bytes(bytes_of(s.budget.effective_bytes)),
+                  format_bytes(bytes_of(s.budget.floor_bytes))));
   for (const auto& [name, bytes] : s.budget.by_class) {
     if (bytes > 0) row("", fmt::format("{:<16}{}", name, format_bytes(bytes_of(bytes))));
   }
-  row("process", fmt::format("rss {}", format_bytes(bytes_of(s.rss_bytes))));
+  std::string kernel = fmt::format("rss {}", format_bytes(bytes_of(s.rss_bytes)));
+  if (s.cgroup_bytes) kernel += "  cgroup " + format_bytes(bytes_of(*s.cgroup_bytes));
+  if (s.cgroup_limit_bytes) kernel += " of " + format_bytes(bytes_of(*s.cgroup_limit_bytes));
+  if (s.gap_bytes > 0) kernel += "  gap " + format_bytes(bytes_of(s.gap_bytes));
+  row("kernel", kernel);
   row("queue", fmt::format("{} waiting (at most {})", s.queue_waiting, s.queue_max));
   for (const LoadedModelDoc& m : s.models) {
     row("model",

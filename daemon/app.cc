@@ -73,12 +73,13 @@ std::optional<ApiError> FailedAnswers::find(const RequestKey& key) {
 App::App(ServerOptions o, int threads)
     : options(std::move(o)),
       budget(options.budget_bytes),
-      base(reserve_base(budget, kBaseGrowth)),
+      base(budget, kBaseGrowth),
       pool(threads),
       registry(ModelRegistryOptions{options.state_dir, options.default_ctx, options.keep_alive_ms, options.io},
                budget,
                pool),
       queue(options.queue),
+      budget_control(budget, base, registry, queue),
       worker(kWorkerThreads) {}
 
 bool App::may_manage(uint32_t uid) const { return uid == 0 || uid == ::geteuid(); }
@@ -122,7 +123,13 @@ StatusDoc App::status(uint32_t uid) const {
     const auto c = static_cast<MemoryClass>(i);
     d.budget.by_class.emplace_back(memory_class_name(c), static_cast<int64_t>(budget.used(c)));
   }
-  d.rss_bytes = static_cast<int64_t>(process_resident_bytes());
+  const BudgetStateDoc truth = budget_control.state();
+  d.budget.effective_bytes = truth.effective_bytes;
+  d.budget.floor_bytes = truth.floor_bytes;
+  d.rss_bytes = truth.rss_bytes;
+  d.cgroup_bytes = truth.cgroup_bytes;
+  d.cgroup_limit_bytes = truth.cgroup_limit_bytes;
+  d.gap_bytes = truth.gap_bytes;
   d.models = registry.loaded_docs();
   d.requests = requests(uid);
   d.queue_waiting = static_cast<int64_t>(queue.waiting());

@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "daemon/budget_control.h"
 #include "daemon/http_message.h"
 #include "daemon/model_registry.h"
 #include "daemon/protocol/native.h"
@@ -84,7 +85,7 @@ struct App {
   const ServerOptions options;
   const std::chrono::steady_clock::time_point started = std::chrono::steady_clock::now();
   Budget budget;
-  Reservation base;  // the process itself and the ledger's headroom
+  ProcessBase base;  // the process itself and the ledger's headroom
   ThreadPool pool;
   ModelRegistry registry;
   ProgressTable progress;
@@ -94,7 +95,9 @@ struct App {
   std::function<void(int64_t drain_ms)> stop;
   std::function<void()> keep_alive_changed;  // a model's time to unload may have moved
   RunQueue queue;                            // after what its jobs use
-  Worker worker;                             // last: its jobs use all of the above
+  BudgetControl budget_control;
+  Worker budget_worker{1};  // changes of the budget, one after the other
+  Worker worker;            // last: its jobs use all of the above
 
   // Whether `uid` may see and cancel other users' requests.
   bool may_manage(uint32_t uid) const;
@@ -102,6 +105,7 @@ struct App {
   StatusDoc status(uint32_t uid) const;
   // The HTTP face of an error from queue.submit().
   ApiError admission_error(Error error) const;
+  std::string pressure_level() const { return "none"; }
 };
 
 }  // namespace sluice

@@ -18,6 +18,7 @@
 #include "base/log.h"
 #include "base/runtime_paths.h"
 #include "base/text_escape.h"
+#include "daemon/budget_file.h"
 #include "daemon/options.h"
 #include "daemon/protocol/errors.h"
 #include "daemon/protocol/json_text.h"
@@ -90,6 +91,23 @@ HttpLimits http_limits(const Config& config) {
   return limits;
 }
 
+// `command` outlives the server.
+BudgetSettings budget_settings(const DaemonCommand& command) {
+  BudgetSettings settings;
+  settings.origin = command.config.get("budget.ram").origin;
+  settings.configured = [&command]() -> Result<std::string> {
+    const Setting& given = command.config.get("budget.ram");
+    if (given.origin.starts_with("flag ")) return given.value;
+    SLUICE_TRY(const Config now, load_config(command.config_path, command.config_named, environ));
+    return now.get("budget.ram").value;
+  };
+  settings.save = [&command](const std::string& value) {
+    return save_budget(command.config_path, value);
+  };
+  settings.forget = [&command] { return forget_budget(command.config_path); };
+  return settings;
+}
+
 Result<ServerOptions> server_options(const DaemonCommand& command) {
   const Config& config = command.config;
   if (!config.get("listen.tcp").value.empty()) {
@@ -119,6 +137,7 @@ Result<ServerOptions> server_options(const DaemonCommand& command) {
                  format_bytes(ram.bytes));
   }
   options.budget_bytes = ram.bytes;
+  options.budget_settings = budget_settings(command);
   for (const ModelArgument& model : command.models) {
     std::error_code ec;
     const auto path = std::filesystem::absolute(expand_home(model.path), ec);

@@ -146,7 +146,15 @@ bool valid_model_name(std::string_view name) {
 }
 
 ModelRegistry::ModelRegistry(ModelRegistryOptions options, Budget& budget, ThreadPool& pool)
-    : options_(std::move(options)), budget_(budget), pool_(pool) {}
+    : options_(std::move(options)), budget_(budget), pool_(pool) {
+  budget_.add_reclaimer(&trimmer_, ReclaimRank::kIdle);
+  budget_.add_reclaimer(&unloader_, ReclaimRank::kUnload);
+}
+
+ModelRegistry::~ModelRegistry() {
+  budget_.remove_reclaimer(&trimmer_);
+  budget_.remove_reclaimer(&unloader_);
+}
 
 void ModelRegistry::restore() {
   if (options_.state_dir.empty()) return;
@@ -426,9 +434,10 @@ Result<std::shared_ptr<LoadedModel>> ModelRegistry::load(const EntryPtr& entry, 
   std::shared_ptr<const Model> model;
   {
     // A larger context needs a new engine, not the weights again.
+    std::shared_ptr<LoadedModel> old;  // freed outside the lock, which its end may need
     const std::lock_guard lock(mutex_);
     if (entry->loaded) model = entry->loaded->model;
-    entry->loaded = nullptr;
+    old.swap(entry->loaded);
   }
   if (!model) {
     SLUICE_TRY(auto checked, open_unchanged(*entry));
@@ -464,6 +473,13 @@ Result<std::shared_ptr<LoadedModel>> ModelRegistry::acquire(const EntryPtr& entr
     ++entry->users;
     loaded = entry->loaded;
     if (loaded && loaded->engine->max_seq_len() < wanted) loaded = nullptr;
+  }
+  if (!loaded && refuse_loads_.load()) {
+    const std::lock_guard lock(mutex_);
+    --entry->users;
+    return Error{"memory_pressure",
+                 "the machine is short of memory; no model is loaded until that is over",
+                 "sluice budget show"};
   }
   if (!loaded) {
     // Asked for less than the default: the engine is made for the default, the request is held to
@@ -524,6 +540,75 @@ bool ModelRegistry::unload_longest_unused(const ModelEntry* except) {
   spdlog::info("unloading to make room model={}", victim->name);
   unload(victim);
   return true;
+}
+
+std::vector<ModelRegistry::EntryPtr> ModelRegistry::idle_entries() const {
+  std::vector<EntryPtr> out;
+  const std::lock_guard lock(mutex_);
+  for (const auto& [name, e] : entries_) {
+    if (e->users == 0 && (e->loaded || e->text)) out.push_back(e);
+  }
+  std::sort(out.begin(), out.end(), [](const EntryPtr& a, const EntryPtr& b) {
+    return a->last_used < b->last_used;
+  });
+  return out;
+}
+
+void ModelRegistry::trim_idle(uint64_t bytes) {
+  const uint64_t before = budget_.used();
+  const auto missing = [&] {
+    const uint64_t now = budget_.used();
+    const uint64_t freed = before > now ? before - now : 0;
+    return bytes > freed ? bytes - freed : 0;
+  };
+  for (const EntryPtr& e : idle_entries()) {
+    std::shared_ptr<LoadedModel> loaded;
+    {
+      const std::lock_guard lock(mutex_);
+      if (e->users == 0) loaded = e->loaded;
+    }
+    if (!loaded) continue;
+    loaded->engine->give_back_pins(missing());
+    if (missing() == 0) return;
+    loaded->engine->give_back_kv();
+    if (missing() == 0) return;
+  }
+}
+
+void ModelRegistry::unload_idle(uint64_t bytes) {
+  const uint64_t before = budget_.used();
+  for (const EntryPtr& e : idle_entries()) {
+    std::shared_ptr<LoadedModel> loaded;  // freed outside the lock
+    std::shared_ptr<const ModelText> text;
+    {
+      const std::lock_guard lock(mutex_);
+      if (e->users > 0) continue;
+      loaded.swap(e->loaded);
+      text.swap(e->text);
+      e->expires.reset();
+    }
+    spdlog::info("unloading to make room model={}", e->name);
+    loaded.reset();
+    text.reset();
+    const uint64_t now = budget_.used();
+    if (before > now && before - now >= bytes) return;
+  }
+}
+
+std::vector<ModelHoldings> ModelRegistry::holdings() const {
+  std::vector<ModelHoldings> out;
+  const std::lock_guard lock(mutex_);
+  for (const auto& [name, e] : entries_) {
+    if (!e->loaded && !e->text) continue;
+    ModelHoldings h;
+    h.model = name;
+    h.running = e->users > 0;
+    h.loaded = e->loaded != nullptr;
+    if (e->loaded) h.engine = e->loaded->engine->memory();
+    if (e->text) h.tables = e->text->tokenizer().memory_bytes();
+    out.push_back(std::move(h));
+  }
+  return out;
 }
 
 std::optional<ModelRegistry::Clock::time_point> ModelRegistry::unload_expired(

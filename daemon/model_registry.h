@@ -4,6 +4,7 @@
 // on a worker; acquire on the queue's thread only, since an engine runs one generation at a time.
 #pragma once
 
+#include <atomic>
 #include <boost/json/object.hpp>
 #include <chrono>
 #include <cstdint>
@@ -75,6 +76,17 @@ class ModelEntry {
   bool ever_used = false;
 };
 
+// What one model holds now, for those who decide about memory.
+struct ModelHoldings {
+  std::string model;
+  bool running = false;  // a job has it
+  bool loaded = false;
+  EngineMemory engine;
+  uint64_t tables = 0;  // tokenizer
+  // All but pins, which the ledger counts by themselves.
+  uint64_t unpinned() const { return engine.ring + engine.kv + engine.activations + tables; }
+};
+
 struct ModelRegistryOptions {
   std::string state_dir;    // empty: nothing is kept
   int64_t default_ctx = 0;  // 0: the file's own
@@ -88,6 +100,7 @@ class ModelRegistry {
   using EntryPtr = std::shared_ptr<ModelEntry>;
 
   ModelRegistry(ModelRegistryOptions options, Budget& budget, ThreadPool& pool);
+  ~ModelRegistry();
 
   // Reads models.json. An unreadable file is put aside with a log line: the daemon starts without
   // it.
@@ -130,6 +143,12 @@ class ModelRegistry {
 
   // The memory goes when the running generation, if any, has ended.
   void unload(const EntryPtr& entry);
+  // Models no job has, longest unused first: gives back pins and kept KV until `bytes` are free.
+  void trim_idle(uint64_t bytes);
+  std::vector<ModelHoldings> holdings() const;
+  // While true, models that are not loaded yet are refused with memory_pressure.
+  void refuse_loads(bool refuse) { refuse_loads_.store(refuse); }
+
   // Unloads what is due; returns when to come again (none: nothing is due).
   std::optional<Clock::time_point> unload_expired(Clock::time_point now);
 
@@ -137,11 +156,34 @@ class ModelRegistry {
   Result<std::unique_ptr<CheckedModel>> open_unchanged(const ModelEntry& entry) const;
   Result<std::shared_ptr<LoadedModel>> load(const EntryPtr& entry, int64_t ctx);
   bool unload_longest_unused(const ModelEntry* except);
+  std::vector<EntryPtr> idle_entries() const;  // longest unused first
+  void unload_idle(uint64_t bytes);
   std::string near_names(std::string_view name) const;  // mutex_ held
   Result<void> save();
 
+  // The ledger's way to our idle models. Both leave the registry's mutex alone while they work.
+  class IdleTrimmer final : public Reclaimer {
+   public:
+    explicit IdleTrimmer(ModelRegistry& r) : registry_(r) {}
+    void reclaim(uint64_t bytes) override { registry_.trim_idle(bytes); }
+
+   private:
+    ModelRegistry& registry_;
+  };
+  class IdleUnloader final : public Reclaimer {
+   public:
+    explicit IdleUnloader(ModelRegistry& r) : registry_(r) {}
+    void reclaim(uint64_t bytes) override { registry_.unload_idle(bytes); }
+
+   private:
+    ModelRegistry& registry_;
+  };
+
   const ModelRegistryOptions options_;
   Budget& budget_;
+  IdleTrimmer trimmer_{*this};
+  IdleUnloader unloader_{*this};
+  std::atomic<bool> refuse_loads_{false};
   ThreadPool& pool_;
   std::mutex save_mutex_;  // taken before mutex_
   mutable std::mutex mutex_;

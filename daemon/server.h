@@ -21,6 +21,15 @@ struct ModelOption {
   std::string path;  // absolute
 };
 
+// The configuration's side of the budget; empty functions: there is none.
+struct BudgetSettings {
+  std::string origin;                               // where today's value came from
+  std::function<Result<std::string>()> configured;  // the value a restart would find
+  // Writes a file that the next start reads; returns its path.
+  std::function<Result<std::string>(const std::string& value)> save;
+  std::function<Result<void>()> forget;  // removes it
+};
+
 struct ServerOptions {
   int listen_fd = -1;       // bound and listening AF_UNIX stream socket; owned from here on
   std::string socket_path;  // for status and log only
@@ -30,6 +39,7 @@ struct ServerOptions {
   HttpLimits http;
   int n_threads = 0;  // compute threads; 0: what the process may use
   uint64_t budget_bytes = Budget::kUnlimited;
+  BudgetSettings budget_settings;
   int64_t default_ctx = 0;                // 0: the engine's default
   std::vector<ModelOption> models;        // registered at start, in place
   IoOptions io;                           // how weights are read

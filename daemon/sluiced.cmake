@@ -1,6 +1,6 @@
 # The process side of sluiced: settings, socket, lock, signals; then the binary itself.
 add_library(sluice_process STATIC
-  config.cc config_keys.cc config_print.cc config_toml.cc options.cc reload.cc socket.cc)
+  budget_file.cc config.cc config_keys.cc config_print.cc config_toml.cc options.cc reload.cc socket.cc)
 sluice_size_warnings(sluice_process)
 target_link_libraries(sluice_process PUBLIC sluice_base Boost::json CLI11::CLI11 PRIVATE PkgConfig::tomlplusplus)
 

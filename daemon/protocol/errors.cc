@@ -143,6 +143,7 @@ boost::json::value error_document(const ApiError& e, std::string_view request_id
   body["code"] = error.code;
   body["hint"] = text_or_null(error.hint);
   body["request_id"] = text_or_null(std::string(request_id));
+  if (!e.holds.empty()) body["holds"] = e.holds;
   if (in_file) {
     body["file"] = text_or_null(error.file);
     if (error.offset != Error::kNoOffset) body["offset"] = error.offset;
@@ -171,6 +172,7 @@ ApiError parse_error_document(std::string_view body, int http_status) {
   out.error.file = text_field(*o, "file");
   out.error.field = text_field(*o, "field");
   out.param = text_field(*o, "param");
+  out.holds = text_field(*o, "holds");
   if (const auto* offset = o->if_contains("offset"); offset != nullptr && offset->is_number()) {
     boost::system::error_code bad;
     const auto n = offset->to_number<uint64_t>(bad);

@@ -21,6 +21,7 @@ int exit_code_of(std::string_view code, int http_status = 0);
 struct ApiError {
   Error error;
   std::string param{};
+  std::string holds{};    // what stands in the way, class by class
   int status = 0;         // 0: http_status_of(error.code)
   int retry_after_s = 0;  // > 0: a Retry-After header
   bool no_retry = false;  // an x-should-retry: false header
@@ -28,7 +29,7 @@ struct ApiError {
   int http_status() const { return status != 0 ? status : http_status_of(error.code); }
 };
 
-// {"error":{"message","type","param","code","hint","request_id"[,"file","offset","field"]}}; absent
+// {"error":{"message","type","param","code","hint","request_id"[,"holds"][,"file","offset","field"]}}; absent
 // texts are null. The message of an error in a file begins with file, offset and field.
 boost::json::value error_document(const ApiError& e, std::string_view request_id);
 

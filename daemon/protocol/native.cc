@@ -181,9 +181,14 @@ json::object to_json(const StatusDoc& d) {
           {"draining", d.draining},
           {"budget",
            {{"limit_bytes", or_null(d.budget.limit_bytes)},
+            {"effective_bytes", d.budget.effective_bytes},
+            {"floor_bytes", d.budget.floor_bytes},
             {"used_bytes", d.budget.used_bytes},
             {"by_class", std::move(by_class)}}},
           {"rss_bytes", d.rss_bytes},
+          {"cgroup_bytes", or_null(d.cgroup_bytes)},
+          {"cgroup_limit_bytes", or_null(d.cgroup_limit_bytes)},
+          {"gap_bytes", d.gap_bytes},
           {"models", std::move(models)},
           {"requests", requests_array(d.requests)},
           {"queue", {{"waiting", d.queue_waiting}, {"max", d.queue_max}}}};
@@ -212,9 +217,14 @@ Result<StatusDoc> status_from_json(const json::value& v) {
   r.get("kernels", d.kernels);
   r.get("draining", d.draining);
   r.get("rss_bytes", d.rss_bytes);
+  r.get("cgroup_bytes", d.cgroup_bytes);
+  r.get("cgroup_limit_bytes", d.cgroup_limit_bytes);
+  r.get("gap_bytes", d.gap_bytes);
   if (const auto* b = r.find("budget")) {
     Reader budget(*b, "status");
     budget.get("limit_bytes", d.budget.limit_bytes);
+    budget.get("effective_bytes", d.budget.effective_bytes);
+    budget.get("floor_bytes", d.budget.floor_bytes);
     budget.get("used_bytes", d.budget.used_bytes);
     if (const auto* classes = budget.find("by_class"); classes != nullptr && classes->is_object()) {
       Reader by_class(*classes, "status");

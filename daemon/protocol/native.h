@@ -85,6 +85,8 @@ struct LoadedModelDoc {  // in StatusDoc
 
 struct BudgetDoc {
   std::optional<int64_t> limit_bytes;  // null: unlimited
+  int64_t effective_bytes = 0;
+  int64_t floor_bytes = 0;
   int64_t used_bytes = 0;
   std::vector<std::pair<std::string, int64_t>> by_class;  // an object in JSON
 };
@@ -100,6 +102,9 @@ struct StatusDoc {  // schema sluice.status.v1
   bool draining = false;
   BudgetDoc budget;
   int64_t rss_bytes = 0;
+  std::optional<int64_t> cgroup_bytes;        // of our own group; null: unknown
+  std::optional<int64_t> cgroup_limit_bytes;  // the smallest above us; null: none
+  int64_t gap_bytes = 0;                      // rss - used
   std::vector<LoadedModelDoc> models;
   std::vector<RequestDoc> requests;
   int64_t queue_waiting = 0;  // "queue":{"waiting","max"}
