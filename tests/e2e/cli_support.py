@@ -26,7 +26,7 @@ class World:
         self.sluiced = shutil.copy2(sluiced, self.bin)
         self.model = shutil.copy2(model, os.path.join(self.root, 'demo.gguf'))
         os.chmod(self.model, 0o600)
-        keep = ('PATH', 'LD_LIBRARY_PATH', 'ASAN_OPTIONS', 'UBSAN_OPTIONS', 'SLUICE_KERNELS')
+        keep = ('PATH', 'LD_LIBRARY_PATH', 'ASAN_OPTIONS', 'UBSAN_OPTIONS', 'LSAN_OPTIONS', 'TSAN_OPTIONS', 'SLUICE_KERNELS')
         self.env = {k: v for k, v in os.environ.items() if k in keep}
         self.env.update(HOME=self.root, TERM='xterm', LANG='C.UTF-8', XDG_RUNTIME_DIR=self.root + '/run',
                         XDG_STATE_HOME=self.root + '/state', XDG_CONFIG_HOME=self.root + '/config')
