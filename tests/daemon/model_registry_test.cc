@@ -33,7 +33,7 @@ class ModelRegistryTest : public testing::Test {
 
   ModelRegistry registry(uint64_t budget_bytes = Budget::kUnlimited) {
     // A budget outlives what is charged to it; a test may have two registries at once.
-    return ModelRegistry({dir_, 0, 1000}, budgets_.emplace_back(budget_bytes), pool_);
+    return ModelRegistry({dir_, 0, 1000, {}}, budgets_.emplace_back(budget_bytes), pool_);
   }
 
   std::string dir_, file_;
