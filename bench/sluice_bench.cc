@@ -10,11 +10,14 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <optional>
 #include <random>
 
 #include "base/bytes.h"
 #include "scheduler/kernel_choice.h"
 #include "scheduler/pass.h"
+#include "scheduler/predict.h"
+#include "scheduler/probe.h"
 #include "scheduler/residency.h"
 
 namespace sluice {
@@ -159,6 +162,38 @@ void print_text(const Options& o, const Model& model, const Measured& m, int thr
   for (const auto& kv : more) fmt::print("{} {}\n", std::string_view(kv.key()), boost::json::serialize(kv.value()));
 }
 
+// What predict() says before anything was run, from probes of this disk and these processors.
+struct Forecast {
+  Prediction prediction;
+  Speeds speeds;
+};
+
+Result<Forecast> forecast(const Model& model,
+                          const std::string& path,
+                          const Options& o,
+                          const IoOptions& io,
+                          const PlanNeeds& needs,
+                          int n_threads,
+                          Budget& budget) {
+  constexpr double kProbe_s = 0.4;
+  SLUICE_TRY(const auto checked, check_model(path));
+  const ModelLayout layout = layout_of(checked->file, checked->hparams);
+  const Schedule schedule = make_schedule(layout, checked->hparams);
+  std::vector<const File*> files;
+  for (const File& f : model.files()) files.push_back(&f);
+  Forecast f;
+  SLUICE_TRY(const auto disk, probe_disk(files, *layout.slices, schedule, io, budget, {.seconds = kProbe_s}));
+  SLUICE_TRY(const auto compute, probe_compute(checked->hparams, layout, n_threads, budget, kProbe_s));
+  f.speeds = {disk.bytes_per_s, compute.decode_s, compute.prompt_token_s, compute.memory_bytes_per_s};
+  BudgetQuestion q;
+  q.budget_bytes = budget.limit();
+  q.needs = needs;
+  q.walk_tokens = o.chunk;
+  q.prompt_tokens = o.prompt + o.gen / 2;
+  f.prediction = predict(pass_sizes(*layout.slices, schedule, checked->hparams), q, f.speeds);
+  return f;
+}
+
 Result<void> bench(const Options& o) {
   SLUICE_TRY(IoFault::check_environment());
   SLUICE_TRY(auto checked, check_model(o.model));
@@ -179,6 +214,7 @@ Result<void> bench(const Options& o) {
   pass_options.max_outputs = 1;
   Reservation base;
   std::unique_ptr<Residency> residency;
+  std::optional<Forecast> predicted;
   const auto layout = kernels::KvLayout::of(model->hparams(), kernels::KvType::kF16);
   const auto kv_pages = static_cast<uint64_t>((total + kernels::kPageTokens - 1) / kernels::kPageTokens);
   PlanNeeds needs;
@@ -191,6 +227,12 @@ Result<void> bench(const Options& o) {
     io.mode = mode;
     io.n_threads = o.io_threads;
     io.virtual_bytes_per_s = o.virtual_disk;
+    if (limit != Budget::kUnlimited && o.io_replay_s == 0) {
+      PlanNeeds all = needs;
+      all.fixed_bytes = budget.used() - std::min(budget.used(), headroom_for(limit));
+      // A prediction that fails is no reason not to measure.
+      if (auto made = forecast(*model, o.model, o, io, all, pool.n_threads(), budget); made) predicted = made.value();
+    }
     SLUICE_TRY(residency, Residency::create(model, io, needs, budget));
     SLUICE_TRY(residency->fill(needs.kv_bytes + needs.activation_bytes));
   }
@@ -236,6 +278,18 @@ Result<void> bench(const Options& o) {
             {"disk_bytes_per_s", disk},
             {"stall_ratio", (after.stall_s - before.stall_s) / elapsed},
             {"bound_tok_per_s", per_pass > 0 ? disk / per_pass : 0.0}};
+  }
+  if (predicted) {
+    const Prediction& p = predicted->prediction;
+    more["predicted_tok_per_s"] = p.tok_per_s.likely;
+    more["predicted"] = {{"low", p.tok_per_s.low},
+                         {"high", p.tok_per_s.high},
+                         {"streamed_bytes_per_token", p.streamed_bytes},
+                         {"limited_by", speed_limit_name(p.limited_by)},
+                         {"disk_bytes_per_s", predicted->speeds.disk_bytes_per_s.value},
+                         {"decode_compute_ms", predicted->speeds.decode_s.value * 1000},
+                         {"prompt_token_ms", predicted->speeds.prompt_token_s.value * 1000},
+                         {"memory_bytes_per_s", predicted->speeds.memory_bytes_per_s}};
   }
   (o.json ? print_json : print_text)(o, *model, m, pool.n_threads(), more);
   return success();

@@ -11,6 +11,7 @@
 #include "scheduler/kv_cache.h"
 #include "scheduler/logprobs.h"
 #include "scheduler/pass.h"
+#include "scheduler/predict.h"
 #include "scheduler/residency.h"
 #include "scheduler/thread_pool.h"
 
@@ -35,20 +36,10 @@ class LastLogits final : public LogitsSink {
   }
 };
 
-constexpr int64_t kMinWalkTokens = 16;
 constexpr int64_t kLikelyAnswer = 256;      // tokens
 
 Error file_cut_off(const std::string& path) {
   return Error{.code = "io.changed", .what = "the file was cut off while it was read", .hint = "load the model again", .file = path};
-}
-
-uint64_t workspace_of(const kernels::HParams& hp, int n_threads, const PassOptions& o) {
-  return kernels::workspace_bytes(hp, {o.max_tokens, o.max_seq_len, o.max_outputs, n_threads});
-}
-
-void halve_walk(PassOptions& o) {
-  o.max_tokens = std::max(kMinWalkTokens, o.max_tokens / 2);
-  o.max_outputs = std::max<int64_t>(1, o.max_outputs / 2);
 }
 
 // Opens the residency with walks as long as a sixteenth of the budget allows, shorter ones if only they fit: a long walk
@@ -59,15 +50,19 @@ Result<std::unique_ptr<Residency>> open_residency(const std::shared_ptr<const Mo
                                                   Budget& budget,
                                                   PassOptions& walk) {
   const kernels::HParams& hp = model->hparams();
+  const WalkSizes sizes(hp, n_threads, walk.max_seq_len, walk.max_tokens, walk.max_outputs);
   PlanNeeds needs;
   needs.kv_bytes = static_cast<uint64_t>(kernels::KvLayout::of(hp, kernels::KvType::kF16).page_bytes());
-  while (workspace_of(hp, n_threads, walk) > budget.effective() / 16 && walk.max_tokens > kMinWalkTokens) halve_walk(walk);
+  WalkSize size = sizes.first(budget.effective());
   for (;;) {
-    needs.activation_bytes = workspace_of(hp, n_threads, walk);
+    walk.max_tokens = size.max_tokens;
+    walk.max_outputs = size.max_outputs;
+    needs.activation_bytes = size.workspace_bytes;
     auto opened = Residency::create(model, options.io, needs, budget);
     const bool too_small = !opened && opened.error().code == "budget_below_floor";
-    if (!too_small || walk.max_tokens <= kMinWalkTokens) return opened;
-    halve_walk(walk);
+    const auto next = sizes.shorter(size);
+    if (!too_small || !next) return opened;
+    size = *next;
   }
 }
 

@@ -89,7 +89,38 @@ SlicedTensor sliced_matrix(const GgufTensor& t, bool stack) {
   return s;
 }
 
+MatrixRef lay_out_matrix(const GgufFile& file, const std::string& name, bool stack, ModelLayout& out) {
+  const GgufTensor* t = file.find_tensor(name);
+  SLUICE_CHECK(t != nullptr);  // check_tensors saw it
+  const auto index = static_cast<size_t>(t - file.tensors().data());
+  out.sliced[index] = sliced_matrix(*t, stack);
+  return MatrixRef{.tensor = static_cast<int32_t>(index),
+                   .type = *weight_type(t->type_id),
+                   .n_rows = static_cast<int64_t>(t->dims[1]),
+                   .n_cols = static_cast<int64_t>(t->dims[0])};
+}
+
 }  // namespace
+
+// Only matrices are sliced: small tensors live on as f32, and tensors that nothing uses are never read.
+ModelLayout layout_of(const GgufFile& file, const kernels::HParams& h) {
+  ModelLayout out;
+  out.sliced.resize(file.tensors().size());
+  out.embedding = lay_out_matrix(file, "token_embd.weight", false, out);
+  const bool tied = file.find_tensor("output.weight") == nullptr;
+  out.head = tied ? out.embedding : lay_out_matrix(file, "output.weight", false, out);
+  out.blocks.resize(static_cast<size_t>(h.n_layers));
+  const std::vector<BlockTensor> rules = block_tensors(h);
+  for (int64_t i = 0; i < h.n_layers; ++i) {
+    for (const BlockTensor& rule : rules) {
+      if (rule.matrix == nullptr) continue;
+      const bool stack = rule.role == TensorRole::kExpertStack;
+      out.blocks[static_cast<size_t>(i)].*rule.matrix = lay_out_matrix(file, block_tensor_name(i, rule.suffix), stack, out);
+    }
+  }
+  out.slices = std::make_unique<SliceIndex>(out.sliced);
+  return out;
+}
 
 const char* architecture_name(kernels::Architecture arch) {
   static const char* const kNames[] = {"llama", "qwen2", "qwen3", "qwen3moe"};
@@ -179,41 +210,26 @@ class ModelLoader {
   Result<void> load_tensors() {
     Model& m = *model_;
     const kernels::HParams& h = m.hparams_;
-    // Only matrices are sliced: small tensors live on as f32, and tensors that nothing uses are
-    // never read.
-    m.sliced_.resize(file_.tensors().size());
-    m.embedding_ = matrix("token_embd.weight", false);
-    m.head_ = file_.find_tensor("output.weight") != nullptr ? matrix("output.weight", false)
-                                                            : m.embedding_;
+    ModelLayout layout = layout_of(file_, h);
+    for (size_t i = 0; i < layout.sliced.size(); ++i) {
+      if (layout.sliced[i].n_rows > 0) m.weight_bytes_ += file_.tensors()[i].n_bytes;
+    }
+    m.sliced_ = std::move(layout.sliced);
+    m.slices_ = std::move(layout.slices);
+    m.blocks_ = std::move(layout.blocks);
+    m.embedding_ = layout.embedding;
+    m.head_ = layout.head;
     SLUICE_TRY(m.output_norm_, vector("output_norm.weight"));
     SLUICE_TRY(m.rope_factors_, vector("rope_freqs.weight"));
     const std::vector<BlockTensor> rules = block_tensors(h);
-    m.blocks_.resize(static_cast<size_t>(h.n_layers));
     for (int64_t i = 0; i < h.n_layers; ++i) {
       kernels::BlockWeights& block = m.blocks_[static_cast<size_t>(i)];
       for (const BlockTensor& rule : rules) {
-        const std::string name = block_tensor_name(i, rule.suffix);
-        if (rule.matrix != nullptr) {
-          block.*rule.matrix = matrix(name, rule.role == TensorRole::kExpertStack);
-        } else {
-          SLUICE_TRY(block.*rule.vector, vector(name));
-        }
+        if (rule.vector == nullptr) continue;
+        SLUICE_TRY(block.*rule.vector, vector(block_tensor_name(i, rule.suffix)));
       }
     }
-    m.slices_ = std::make_unique<SliceIndex>(m.sliced_);
     return success();
-  }
-
-  MatrixRef matrix(const std::string& name, bool stack) {
-    const GgufTensor* t = file_.find_tensor(name);
-    SLUICE_CHECK(t != nullptr);  // check_tensors saw it
-    const auto index = static_cast<size_t>(t - file_.tensors().data());
-    model_->sliced_[index] = sliced_matrix(*t, stack);
-    model_->weight_bytes_ += t->n_bytes;
-    return MatrixRef{.tensor = static_cast<int32_t>(index),
-                     .type = *weight_type(t->type_id),
-                     .n_rows = static_cast<int64_t>(t->dims[1]),
-                     .n_cols = static_cast<int64_t>(t->dims[0])};
   }
 
   // Null when there is no such tensor.

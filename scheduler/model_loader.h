@@ -52,6 +52,15 @@ Result<VocabSource> check_vocab(const GgufFile& file);
 std::string quantization_name(const GgufFile& file);
 const char* architecture_name(kernels::Architecture arch);   // "qwen2"
 
+// Where the matrices of a checked model lie and how they are cut; nothing is read or mapped, vectors are null.
+struct ModelLayout {
+  std::vector<kernels::BlockWeights> blocks;
+  kernels::MatrixRef embedding, head;      // the head is the embedding when tied
+  std::vector<SlicedTensor> sliced;        // by tensor; no rows: not a matrix that a pass reads
+  std::unique_ptr<SliceIndex> slices;
+};
+ModelLayout layout_of(const GgufFile& file, const kernels::HParams& hparams);
+
 // One line of `models show --tensors`.
 struct TensorListing {
   std::string name;

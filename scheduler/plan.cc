@@ -16,11 +16,15 @@ uint64_t floor_for(uint64_t bytes) {
   return (exact + (1u << 20) - 1) >> 20 << 20;
 }
 
+uint64_t floor_of(const PlanNeeds& needs) {
+  return floor_for(needs.fixed_bytes + needs.activation_bytes + needs.kv_bytes + kRingMinSlots * needs.slot_bytes);
+}
+
 Result<Plan> make_plan(uint64_t budget_bytes, const PlanNeeds& needs) {
   Plan plan;
   const uint64_t ring_min = kRingMinSlots * needs.slot_bytes;
   const uint64_t base = needs.fixed_bytes + needs.activation_bytes + needs.kv_bytes + ring_min;
-  plan.floor_bytes = floor_for(base);
+  plan.floor_bytes = floor_of(needs);
   plan.headroom_bytes = headroom_for(budget_bytes);
   if (budget_bytes < plan.floor_bytes) {
     return Error{"budget_below_floor",
@@ -35,8 +39,10 @@ Result<Plan> make_plan(uint64_t budget_bytes, const PlanNeeds& needs) {
                  fmt::format("try a budget of {}M", plan.floor_bytes >> 20)};
   }
   const uint64_t left = budget_bytes - (base - ring_min) - plan.headroom_bytes;
-  // Everything fits: the ring only carries what is read once. Otherwise an eighth of what is left, within bounds.
-  const uint64_t want = needs.weight_bytes + ring_min <= left ? ring_min : std::min(left / 8, kRingMaxBytes);
+  // Everything fits: the ring only carries what is read once. Otherwise an eighth of what is left, within bounds, and never
+  // grown by more than what has to stream anyway: a budget that is a slice short streams a slice or two, not a ring full.
+  const uint64_t missing = needs.weight_bytes + ring_min - std::min(left, needs.weight_bytes + ring_min);
+  const uint64_t want = std::min({left / 8, kRingMaxBytes, ring_min + missing});
   plan.ring_bytes = std::max(ring_min, want / std::max<uint64_t>(needs.slot_bytes, 1) * needs.slot_bytes);
   plan.pin_bytes = std::min(left - plan.ring_bytes, needs.weight_bytes);
   return plan;

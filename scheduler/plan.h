@@ -33,6 +33,8 @@ uint64_t headroom_for(uint64_t budget_bytes);
 // The smallest budget, in whole MiB, that holds so much and its own headroom.
 uint64_t floor_for(uint64_t bytes);
 
+uint64_t floor_of(const PlanNeeds& needs);
+
 // Errors: budget_below_floor, with the arithmetic and the smallest number that works.
 Result<Plan> make_plan(uint64_t budget_bytes, const PlanNeeds& needs);
 

@@ -42,6 +42,7 @@ Result<std::unique_ptr<Residency>> Residency::create(std::shared_ptr<const Model
   std::unique_ptr<Residency> r(new Residency(std::move(model), budget));
   const SliceIndex& index = r->model_->slices();
   auto order = make_pin_order({}, r->schedule_.slices, r->schedule_.experts);
+  needs.activation_bytes += SliceStore::row_read_bytes_of(index);
   needs.slot_bytes = SliceStore::slot_bytes_of(index);
   needs.weight_bytes = SliceStore::pin_bytes_of(index, order);
   // What others hold for good counts as fixed; pins do not, they make room. The headroom is in the plan already.

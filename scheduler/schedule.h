@@ -15,5 +15,6 @@ struct Schedule {
 };
 
 Schedule make_schedule(const Model& model);
+Schedule make_schedule(const ModelLayout& layout, const kernels::HParams& hparams);
 
 }  // namespace sluice

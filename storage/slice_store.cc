@@ -21,6 +21,13 @@ constexpr auto kAskEvery = std::chrono::milliseconds(50);
 uint64_t align_down(uint64_t x) { return x / kAlignment * kAlignment; }
 uint64_t align_up(uint64_t x) { return align_down(x + kAlignment - 1); }
 
+// What a read of any one row takes, wherever in a page the row begins.
+uint64_t row_span_of(const SliceIndex& index) {
+  uint64_t row_bytes = 0;
+  for (const Slice& s : index.slices()) row_bytes = std::max(row_bytes, s.n_bytes / std::max<uint64_t>(s.n_rows, 1));
+  return align_up(row_bytes) + kAlignment;
+}
+
 }  // namespace
 
 uint64_t SliceStore::slot_bytes_of(const SliceIndex& index) {
@@ -38,6 +45,15 @@ uint64_t SliceStore::pin_bytes_of(const SliceIndex& index, std::span<const Slice
   return sum;
 }
 
+std::vector<uint64_t> SliceStore::pin_offsets_of(const SliceIndex& index, std::span<const SliceId> order) {
+  std::vector<uint64_t> offsets{0};
+  offsets.reserve(order.size() + 1);
+  for (const SliceId id : order) offsets.push_back(offsets.back() + pin_bytes_of(index, {&id, 1}));
+  return offsets;
+}
+
+uint64_t SliceStore::row_read_bytes_of(const SliceIndex& index) { return kRowsInFlight * row_span_of(index); }
+
 SliceStore::SliceStore(const SliceIndex& index, std::vector<SliceId> schedule, std::vector<SliceId> pin_order)
     : index_(index), schedule_(std::move(schedule)), pin_order_(std::move(pin_order)) {
   entries_.resize(index_.slices().size());
@@ -49,11 +65,8 @@ SliceStore::SliceStore(const SliceIndex& index, std::vector<SliceId> schedule, s
     e.read_bytes = align_up(s.file_offset + s.n_bytes) - e.read_offset;
   }
   for (uint32_t i = 0; i < schedule_.size(); ++i) entries_[schedule_[i]].place = i;
-  pin_offset_.push_back(0);
-  for (uint32_t i = 0; i < pin_order_.size(); ++i) {
-    entries_[pin_order_[i]].rank = i;
-    pin_offset_.push_back(pin_offset_.back() + entries_[pin_order_[i]].read_bytes);
-  }
+  for (uint32_t i = 0; i < pin_order_.size(); ++i) entries_[pin_order_[i]].rank = i;
+  pin_offset_ = pin_offsets_of(index_, pin_order_);
 }
 
 Result<std::unique_ptr<SliceStore>> SliceStore::create(std::span<const File* const> files,
@@ -76,9 +89,7 @@ Result<std::unique_ptr<SliceStore>> SliceStore::create(std::span<const File* con
 Result<void> SliceStore::make_memory(const SliceStoreOptions& options, Budget& budget) {
   const uint64_t n_slots = std::max<uint64_t>(2, options.ring_bytes / std::max<uint64_t>(slot_bytes_, 1));
   const uint64_t ring_bytes = n_slots * slot_bytes_;
-  uint64_t row_bytes = 0;
-  for (const Slice& s : index_.slices()) row_bytes = std::max(row_bytes, s.n_bytes / std::max<uint64_t>(s.n_rows, 1));
-  row_span_bytes_ = align_up(row_bytes) + kAlignment;      // covers any start within a page
+  row_span_bytes_ = row_span_of(index_);
   const uint64_t bounce_bytes = kRowsInFlight * row_span_bytes_;
   SLUICE_TRY(ring_reservation_, budget.reserve(ring_bytes + bounce_bytes, MemoryClass::kRing));
   SLUICE_TRY(pin_reservation_, budget.reserve(0, mapped_ ? MemoryClass::kWeightsMapped : MemoryClass::kWeightsPinned));
@@ -377,16 +388,19 @@ Result<void> SliceStore::read_rows(std::span<const RowRead> rows, uint64_t n_byt
 }
 
 // Whole huge pages: less than one is not given back.
-uint64_t SliceStore::pin_bytes(size_t n) const {
-  const uint64_t rounded = (pin_offset_[n] + kHugePageBytes - 1) / kHugePageBytes * kHugePageBytes;
-  return std::min(rounded, pin_offset_.back());
+uint64_t SliceStore::pin_bytes(std::span<const uint64_t> pin_offsets, size_t n) {
+  const uint64_t rounded = (pin_offsets[n] + kHugePageBytes - 1) / kHugePageBytes * kHugePageBytes;
+  return std::min(rounded, pin_offsets.back());
 }
 
-size_t SliceStore::cut_for(uint64_t bytes) const {
-  if (bytes >= pin_offset_.back()) return pin_order_.size();
+size_t SliceStore::cut_for(std::span<const uint64_t> pin_offsets, uint64_t bytes) {
+  if (bytes >= pin_offsets.back()) return pin_offsets.size() - 1;
   const uint64_t whole = bytes / kHugePageBytes * kHugePageBytes;
-  return static_cast<size_t>(std::upper_bound(pin_offset_.begin(), pin_offset_.end(), whole) - pin_offset_.begin()) - 1;
+  return static_cast<size_t>(std::upper_bound(pin_offsets.begin(), pin_offsets.end(), whole) - pin_offsets.begin()) - 1;
 }
+
+uint64_t SliceStore::pin_bytes(size_t n) const { return pin_bytes(pin_offset_, n); }
+size_t SliceStore::cut_for(uint64_t bytes) const { return cut_for(pin_offset_, bytes); }
 
 Result<void> SliceStore::set_cut(size_t n) {
   const std::lock_guard one_at_a_time(cut_mutex_);

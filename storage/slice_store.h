@@ -79,9 +79,14 @@ class SliceStore {
   // border); a growth when it is charged: pins then fill as passes read them. Errors: budget_exceeded.
   Result<void> set_cut(size_t n);
 
-  // The same, before a store exists: the size of a slot, and the pin memory of all slices of an order.
+  // The same, before a store exists: the size of a slot, the memory for row reads, the pin memory of all slices of an
+  // order, and where the pin memory of each begins (and the end).
   static uint64_t slot_bytes_of(const SliceIndex& index);
+  static uint64_t row_read_bytes_of(const SliceIndex& index);
   static uint64_t pin_bytes_of(const SliceIndex& index, std::span<const SliceId> order);
+  static std::vector<uint64_t> pin_offsets_of(const SliceIndex& index, std::span<const SliceId> order);
+  static uint64_t pin_bytes(std::span<const uint64_t> pin_offsets, size_t n);
+  static size_t cut_for(std::span<const uint64_t> pin_offsets, uint64_t bytes);
   uint64_t slot_bytes() const { return slot_bytes_; }
   uint64_t ring_bytes() const { return slot_bytes_ * slots_.size(); }
   IoMode io_mode() const { return io_->mode(); }

@@ -9,5 +9,6 @@ sluice_test(pass_tests
   SOURCES
     scheduler/pass_test.cc
     scheduler/engine_budget_test.cc
+    scheduler/predict_test.cc
     scheduler/streaming_test.cc
   LIBS sluice_scheduler)
