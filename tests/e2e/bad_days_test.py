@@ -199,7 +199,7 @@ class BadDays(unittest.TestCase):
                     self.assertEqual("".join(json.loads(e)["choices"][0]["text"] for e in out[:-1]), self.long_text)
 
     def test_a_flipped_bit_is_found(self):
-        with Faulty("read:60:flip") as d:
+        with Faulty("read:400+:flip") as d:
             self.same(d.complete())
             d.to_the_floor()
             self.assertEqual(self.try_until_failure(d), "io.changed")
