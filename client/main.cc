@@ -33,7 +33,6 @@ void add_global_flags(CLI::App& app, Client& client, std::string& timeout, std::
 // Verbs that INTERFACE names and this version does not have.
 bool is_planned(const std::string& what) {
   for (const char* verb : {"top",
-                           "plan",
                            "profile",
                            "bench",
                            "embed",
@@ -86,6 +85,7 @@ int run_client(int argc, char** argv) {
   add_model_verbs(app, client);
   add_state_verbs(app, client);
   add_budget_verbs(app, client);
+  add_plan_verb(app, client);
   add_text_verbs(app, client);
   add_api_verbs(app, client);
   add_daemon_verbs(app, client);

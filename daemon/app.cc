@@ -78,6 +78,7 @@ App::App(ServerOptions o, int threads)
       registry(ModelRegistryOptions{options.state_dir, options.default_ctx, options.keep_alive_ms, options.io},
                budget,
                pool),
+      measurements(options.state_dir),
       queue(options.queue),
       budget_control(budget, base, registry, queue),
       worker(kWorkerThreads) {}

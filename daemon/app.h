@@ -16,6 +16,7 @@
 
 #include "daemon/budget_control.h"
 #include "daemon/http_message.h"
+#include "daemon/measurements.h"
 #include "daemon/model_registry.h"
 #include "daemon/protocol/native.h"
 #include "daemon/server.h"
@@ -88,6 +89,7 @@ struct App {
   ProcessBase base;  // the process itself and the ledger's headroom
   ThreadPool pool;
   ModelRegistry registry;
+  Measurements measurements;
   ProgressTable progress;
   FailedAnswers failed_answers;
   std::atomic<bool> draining{false};

@@ -355,6 +355,7 @@ Result<void> GenerationJob::generate_choice(Engine& engine,
         progress_->set(Phase::kDecode, n, request.max_tokens);
       });
   SLUICE_TRY(const GenerationStats stats, engine.generate(request, sink, *cancel_));
+  app_.measurements.learn(engine.model(), stats, compute_signature(app_.pool.n_threads()));
   sink.finish();
   if (cancel_->cancelled()) return Error{"cancelled", "the request was cancelled"};
   sum.computed_tokens += stats.prompt_tokens - stats.cached_tokens;

@@ -40,7 +40,7 @@ std::optional<std::string_view> match(std::string_view pattern, std::string_view
 
 std::vector<const Route*> all_routes() {
   std::vector<const Route*> out;
-  for (const auto family : {openai_routes(), text_routes(), native_routes(), budget_routes()}) {
+  for (const auto family : {openai_routes(), text_routes(), native_routes(), budget_routes(), plan_routes()}) {
     for (const Route& r : family) out.push_back(&r);
   }
   return out;

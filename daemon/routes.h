@@ -22,6 +22,7 @@ std::span<const Route> openai_routes();
 std::span<const Route> text_routes();
 std::span<const Route> native_routes();
 std::span<const Route> budget_routes();
+std::span<const Route> plan_routes();
 
 // Runs on the io thread: handlers that read bodies or files answer from a worker. Unknown paths are
 // 404 unknown_url with the nearest known one, known ones with another method 405 with Allow. HEAD

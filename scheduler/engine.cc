@@ -95,6 +95,7 @@ struct Engine::Impl {
   std::mutex running;                      // held by a generation; guards `kept` and what belongs to it
   LastLogits last;                         // logits after the last token of `kept`, if last_valid
   bool last_valid = false;
+  WalkCost* cost = nullptr;                // where walks are counted, during a generation
 
   Result<void> check(const GenerationRequest& r) const;
   void fill_pins();
@@ -104,6 +105,13 @@ struct Engine::Impl {
   Result<void> walk(std::span<const Run> runs, const CancelToken& cancel);
   void expect_kv(int64_t length);
 
+  struct CountedWalks {
+    CountedWalks(Impl& i, WalkCost& first) : impl(i) { impl.cost = &first; }
+    ~CountedWalks() { impl.cost = nullptr; }
+    CountedWalks(const CountedWalks&) = delete;
+    CountedWalks& operator=(const CountedWalks&) = delete;
+    Impl& impl;
+  };
   // While a generation runs.
   struct ExpectedKv {
     ExpectedKv(Impl& i, int64_t prompt_length, int64_t max_tokens) : impl(i) {
@@ -249,7 +257,17 @@ void Engine::Impl::fill_pins() {
 Result<void> Engine::Impl::walk(std::span<const Run> runs, const CancelToken& cancel) {
   last_valid = false;
   fill_pins();
+  const SliceStoreStats before = residency ? residency->store().stats() : SliceStoreStats{};
+  const auto start = Clock::now();
   Result<void> walked = pass->walk(runs, last, cancel);
+  if (walked && cost != nullptr) {
+    const SliceStoreStats after = residency ? residency->store().stats() : SliceStoreStats{};
+    ++cost->walks;
+    for (const Run& run : runs) cost->tokens += static_cast<int64_t>(run.ids.size());
+    cost->seconds += ms_since(start) / 1000;
+    cost->stall_s += after.stall_s - before.stall_s;
+    cost->streamed_bytes += after.streamed_bytes - before.streamed_bytes;
+  }
   // Nothing leaves that was computed from a file written to meanwhile.
   if (walked) {
     if (auto same = model->still_unchanged(); !same && same.error().code == "io.changed") walked = std::move(same);
@@ -344,8 +362,10 @@ Result<GenerationStats> Engine::generate(const GenerationRequest& request, Token
   const auto start = Clock::now();
   const Feed feed = impl.plan_feed(request, stats);
   const Impl::ExpectedKv expected(impl, feed.final_length, request.max_tokens);
+  const Impl::CountedWalks counted(impl, stats.prompt);
   SLUICE_TRY(impl.prefill(request, feed, sink, cancel));
   stats.prefill_ms = ms_since(start);
+  impl.cost = &stats.decode;
   SLUICE_TRY(impl.decode(request, sink, cancel, stats));
   return stats;
 }

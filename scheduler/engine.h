@@ -53,6 +53,13 @@ class TokenSink {
   virtual void on_prompt_logprob(int64_t i, const Sampled& token) { (void)i, (void)token; }
 };
 
+// What walks took, of which waiting for slices, and what they read.
+struct WalkCost {
+  int64_t walks = 0, tokens = 0;
+  double seconds = 0, stall_s = 0;
+  uint64_t streamed_bytes = 0;
+};
+
 struct GenerationStats {
   FinishReason finish = FinishReason::kStop;
   int64_t prompt_tokens = 0;
@@ -60,6 +67,7 @@ struct GenerationStats {
   int64_t completion_tokens = 0;
   double prefill_ms = 0;
   double decode_ms = 0;
+  WalkCost prompt, decode;               // without sampling and delivering
 };
 
 struct EngineOptions {

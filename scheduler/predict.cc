@@ -6,6 +6,7 @@
 
 #include "kernels/transformer/kv_layout.h"
 #include "kernels/transformer/workspace.h"
+#include "scheduler/engine.h"
 #include "storage/pin_order.h"
 #include "storage/slice_store.h"
 
@@ -14,8 +15,8 @@ namespace {
 
 constexpr uint64_t kMiB = 1u << 20;
 constexpr int64_t kMinWalkTokens = 16;
-// Measured with sluice-bench on two processors (1.5B, 200..1000 MiB): 1.16 times the longer one where both take equally
-// long, no more than 1.02 times where one takes twice as long as the other.
+// Measured with sluice-bench on two processors (1.5B, 200..1000 MiB): 1.16 times the longer one
+// where both take equally long, no more than 1.02 times where one takes twice as long as the other.
 constexpr double kOverlap = 4;
 // At this share of the memory's own speed the processor mostly waits for it.
 constexpr double kMemoryBound = 0.7;
@@ -33,7 +34,8 @@ double read_bytes(const PassSizes& s, size_t cut, int64_t tokens, bool wants_out
 
 // Weights that one token is multiplied with.
 double computed_bytes(const PassSizes& s) {
-  return static_cast<double>(s.weight_bytes) + static_cast<double>(s.expert_bytes) * s.experts_active;
+  return static_cast<double>(s.weight_bytes) +
+         static_cast<double>(s.expert_bytes) * s.experts_active;
 }
 
 struct Pace {
@@ -42,8 +44,12 @@ struct Pace {
 
 // `towards` -1: the slow end of every estimate, +1: the fast one.
 Pace pace_of(const Speeds& s, int towards) {
-  const auto rate = [&](const Estimate& e) { return e.value * (towards >= 0 ? 1 + e.spread * towards : 1 / (1 + e.spread)); };
-  const auto cost = [&](const Estimate& e) { return e.value / (towards >= 0 ? 1 + e.spread * towards : 1 / (1 + e.spread)); };
+  const auto rate = [&](const Estimate& e) {
+    return e.value * (towards >= 0 ? 1 + e.spread * towards : 1 / (1 + e.spread));
+  };
+  const auto cost = [&](const Estimate& e) {
+    return e.value / (towards >= 0 ? 1 + e.spread * towards : 1 / (1 + e.spread));
+  };
   return {rate(s.disk_bytes_per_s), cost(s.decode_s), cost(s.prompt_token_s)};
 }
 
@@ -77,7 +83,50 @@ Range range_of(const Speeds& speeds, F&& f) {
   return {std::min(a, b), f(pace_of(speeds, 0)), std::max(a, b)};
 }
 
+void fold(Estimate& e, double x) {
+  constexpr double kWeight = 0.3;
+  constexpr double kFirstSpread = 0.15;
+  constexpr double kLeastSpread = 0.05;
+  if (!(x > 0) || !std::isfinite(x)) return;
+  if (e.value <= 0) {
+    e = {x, kFirstSpread};
+    return;
+  }
+  const double away = std::abs(x - e.value) / e.value;
+  e.spread = std::clamp(e.spread + kWeight * (away - e.spread), kLeastSpread, 1.0);
+  e.value += kWeight * (x - e.value);
+}
+
 }  // namespace
+
+void learn(Speeds& learned, const WalkCost& prompt, const WalkCost& decode) {
+  constexpr int64_t kFewestWalks = 8;
+  constexpr int64_t kFewestTokens = 128;    // of a walk
+  constexpr double kMostlyComputing = 0.1;  // of a walk's time spent waiting
+  constexpr double kMostlyReading = 0.4;
+  // Short prompts cost what a token costs: nothing to learn from them.
+  if (prompt.tokens >= kFewestTokens * std::max<int64_t>(prompt.walks, 1)) {
+    fold(learned.prompt_token_s,
+         (prompt.seconds - prompt.stall_s) / static_cast<double>(prompt.tokens));
+  }
+  if (decode.walks < kFewestWalks || decode.seconds <= 0) return;
+  const auto walks = static_cast<double>(decode.walks);
+  const double walk_s = decode.seconds / walks;
+  const double bytes = static_cast<double>(decode.streamed_bytes) / walks;
+  const double waiting = decode.stall_s / decode.seconds;
+  const double compute_s = walk_s * (1 - waiting);
+  if (waiting <= kMostlyComputing) fold(learned.decode_s, compute_s - bytes * kReadCostPerByte_s);
+  if (waiting >= kMostlyReading && bytes > 0)
+    fold(learned.disk_bytes_per_s, bytes / read_s_of(walk_s, compute_s));
+}
+
+Speeds best_of(const Speeds& learned, const Speeds& probed) {
+  const auto pick = [](const Estimate& a, const Estimate& b) { return a.value > 0 ? a : b; };
+  return {pick(learned.disk_bytes_per_s, probed.disk_bytes_per_s),
+          pick(learned.decode_s, probed.decode_s),
+          pick(learned.prompt_token_s, probed.prompt_token_s),
+          probed.memory_bytes_per_s};
+}
 
 const char* speed_limit_name(SpeedLimit l) {
   static const char* const kNames[] = {"disk", "compute", "memory bandwidth"};
@@ -95,21 +144,27 @@ double read_s_of(double walk_s, double compute_s) {
   return walk_s * std::pow(1 - std::pow(compute_s / walk_s, kOverlap), 1 / kOverlap);
 }
 
-PassSizes pass_sizes(const SliceIndex& index, const Schedule& schedule, const kernels::HParams& hp) {
+PassSizes pass_sizes(const SliceIndex& index,
+                     const Schedule& schedule,
+                     const kernels::HParams& hp) {
   PassSizes s;
   const auto order = make_pin_order({}, schedule.slices, schedule.experts);
   s.pin_offsets = SliceStore::pin_offsets_of(index, order);
   s.n_dense = schedule.slices.size();
   std::vector<bool> late(index.slices().size(), false);
-  for (size_t i = schedule.n_without_outputs; i < schedule.slices.size(); ++i) late[schedule.slices[i]] = true;
+  for (size_t i = schedule.n_without_outputs; i < schedule.slices.size(); ++i)
+    late[schedule.slices[i]] = true;
   s.skipped.reserve(order.size());
   for (const SliceId id : order) s.skipped.push_back(late[id]);
   s.weight_bytes = s.pin_offsets[s.n_dense];
   s.expert_bytes = s.pin_bytes() - s.weight_bytes;
-  if (hp.n_experts > 0) s.experts_active = static_cast<double>(hp.n_experts_active) / static_cast<double>(hp.n_experts);
+  if (hp.n_experts > 0)
+    s.experts_active = static_cast<double>(hp.n_experts_active) / static_cast<double>(hp.n_experts);
   s.slot_bytes = SliceStore::slot_bytes_of(index);
   s.row_read_bytes = SliceStore::row_read_bytes_of(index);
-  s.kv_token_bytes = static_cast<uint64_t>(kernels::KvLayout::of(hp, kernels::KvType::kF16).page_bytes()) / kernels::kPageTokens;
+  s.kv_token_bytes =
+      static_cast<uint64_t>(kernels::KvLayout::of(hp, kernels::KvType::kF16).page_bytes()) /
+      kernels::kPageTokens;
   return s;
 }
 
@@ -126,7 +181,9 @@ Prediction predict(const PassSizes& s, const BudgetQuestion& q, const Speeds& sp
   p.plan = plan.value();
   p.cut = SliceStore::cut_for(s.pin_offsets, p.plan.pin_bytes);
   p.pinned_bytes = SliceStore::pin_bytes(s.pin_offsets, p.cut);
-  p.pinned_ratio = s.pin_bytes() > 0 ? static_cast<double>(s.pin_offsets[p.cut]) / static_cast<double>(s.pin_bytes()) : 1;
+  p.pinned_ratio = s.pin_bytes() > 0 ? static_cast<double>(s.pin_offsets[p.cut]) /
+                                           static_cast<double>(s.pin_bytes())
+                                     : 1;
   const double bytes = read_bytes(s, p.cut, 1, true);
   p.streamed_bytes = static_cast<uint64_t>(bytes);
   // Keys and values of the conversation so far are walked like weights.
@@ -138,11 +195,14 @@ Prediction predict(const PassSizes& s, const BudgetQuestion& q, const Speeds& sp
   });
   p.ttft_s = range_of(speeds, [&](const Pace& pace) { return prompt_s(s, p.cut, q, pace); });
   p.load_s = range_of(speeds, [&](const Pace& pace) {
-    return pace.disk_bytes_per_s > 0 ? static_cast<double>(s.pin_offsets[p.cut]) / pace.disk_bytes_per_s : 0;
+    return pace.disk_bytes_per_s > 0
+               ? static_cast<double>(s.pin_offsets[p.cut]) / pace.disk_bytes_per_s
+               : 0;
   });
   const Pace likely = pace_of(speeds, 0);
   const Walk walk = walk_of(bytes, likely.decode_s * longer, likely);
-  const bool memory = likely.decode_s > 0 && computed_bytes(s) / likely.decode_s >= kMemoryBound * speeds.memory_bytes_per_s;
+  const bool memory = likely.decode_s > 0 && computed_bytes(s) / likely.decode_s >=
+                                                 kMemoryBound * speeds.memory_bytes_per_s;
   if (walk.read_s > walk.compute_s) {
     p.limited_by = SpeedLimit::kDisk;
   } else if (memory && speeds.memory_bytes_per_s > 0) {
@@ -151,7 +211,11 @@ Prediction predict(const PassSizes& s, const BudgetQuestion& q, const Speeds& sp
   return p;
 }
 
-WalkSizes::WalkSizes(const kernels::HParams& hparams, int n_threads, int64_t max_seq_len, int64_t max_tokens, int64_t max_outputs)
+WalkSizes::WalkSizes(const kernels::HParams& hparams,
+                     int n_threads,
+                     int64_t max_seq_len,
+                     int64_t max_tokens,
+                     int64_t max_outputs)
     : hparams_(hparams),
       n_threads_(n_threads),
       max_seq_len_(max_seq_len),
@@ -159,7 +223,9 @@ WalkSizes::WalkSizes(const kernels::HParams& hparams, int n_threads, int64_t max
       max_outputs_(max_outputs) {}
 
 WalkSize WalkSizes::sized(int64_t max_tokens, int64_t max_outputs) const {
-  return {max_tokens, max_outputs, kernels::workspace_bytes(hparams_, {max_tokens, max_seq_len_, max_outputs, n_threads_})};
+  return {max_tokens,
+          max_outputs,
+          kernels::workspace_bytes(hparams_, {max_tokens, max_seq_len_, max_outputs, n_threads_})};
 }
 
 WalkSize WalkSizes::first(uint64_t budget_bytes) const {
@@ -174,7 +240,8 @@ WalkSize WalkSizes::first(uint64_t budget_bytes) const {
 
 std::optional<WalkSize> WalkSizes::shorter(const WalkSize& walk) const {
   if (walk.max_tokens <= kMinWalkTokens) return std::nullopt;
-  return sized(std::max(kMinWalkTokens, walk.max_tokens / 2), std::max<int64_t>(1, walk.max_outputs / 2));
+  return sized(std::max(kMinWalkTokens, walk.max_tokens / 2),
+               std::max<int64_t>(1, walk.max_outputs / 2));
 }
 
 Prediction predict(const EngineCase& c, uint64_t budget_bytes, const Speeds& speeds) {

@@ -24,21 +24,26 @@ using kernels::MatrixRef;
 using kernels::RowSlice;
 
 constexpr double kLeastSpread = 0.05;
-constexpr uint64_t kAlignment = 4096;      // of IoQueue's memory and file ranges
+constexpr uint64_t kAlignment = 4096;  // of IoQueue's memory and file ranges
 
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
 
 // The median, and how far the middle 80 % lie from it.
 Estimate estimate_of(std::vector<double> xs) {
   if (xs.empty()) return {};
   std::sort(xs.begin(), xs.end());
-  const auto at = [&](double q) { return xs[static_cast<size_t>(q * static_cast<double>(xs.size() - 1) + 0.5)]; };
+  const auto at = [&](double q) {
+    return xs[static_cast<size_t>(q * static_cast<double>(xs.size() - 1) + 0.5)];
+  };
   const double median = at(0.5);
   const double spread = median > 0 ? (at(0.9) - at(0.1)) / 2 / median : 0;
   return {median, std::max(kLeastSpread, spread)};
 }
 
-// The same for what follows each other quickly: of the means of a few stretches, since it is sums that are predicted.
+// The same for what follows each other quickly: of the means of a few stretches, since it is sums
+// that are predicted.
 Estimate estimate_of_stretches(const std::vector<double>& xs) {
   constexpr size_t kStretches = 6;
   const size_t each = std::max<size_t>(1, xs.size() / kStretches);
@@ -50,7 +55,8 @@ Estimate estimate_of_stretches(const std::vector<double>& xs) {
     for (size_t i = first; i < first + each; ++i) sum += xs[i];
     means.push_back(sum / static_cast<double>(each));
   }
-  return {total / static_cast<double>(std::max<size_t>(xs.size(), 1)), estimate_of(std::move(means)).spread};
+  return {total / static_cast<double>(std::max<size_t>(xs.size(), 1)),
+          estimate_of(std::move(means)).spread};
 }
 
 // ---- disk
@@ -59,22 +65,31 @@ Estimate estimate_of_stretches(const std::vector<double>& xs) {
 struct Reads {
   std::mutex mutex;
   std::condition_variable changed;
-  std::vector<size_t> free;              // places for a slice; guarded by mutex
-  uint64_t bytes = 0;                    // arrived; guarded by mutex
-  std::optional<Error> failure;          // guarded by mutex
-  std::vector<std::byte*> places;
-  std::vector<uint64_t> in_place;        // bytes asked for, by place
-  uint64_t checksum = 0;                 // keeps the hashing; guarded by mutex
+  std::vector<size_t> free;      // places for a slice; guarded by mutex
+  uint64_t bytes = 0;            // arrived; guarded by mutex
+  std::optional<Error> failure;  // guarded by mutex
+  struct Place {
+    std::byte* memory = nullptr;
+    uint32_t part = 0;  // what is read into it
+    uint64_t file_offset = 0, n_bytes = 0;
+  };
+  std::vector<Place> places;
+  IoQueue* queue = nullptr;
+  uint64_t checksum = 0;  // keeps the hashing; guarded by mutex
 
   static void on_read(void* ctx, uint64_t tag, const Error* error) {
     auto& r = *static_cast<Reads*>(ctx);
     const auto place = static_cast<size_t>(tag);
-    const uint64_t hash = error == nullptr ? XXH3_64bits(r.places[place], r.in_place[place]) : 0;
+    const Place& p = r.places[place];
+    const std::byte* mapping = r.queue->mapping(p.part);
+    const std::byte* data = mapping != nullptr ? mapping + p.file_offset : p.memory;
+    const uint64_t hash = error == nullptr ? XXH3_64bits(data, p.n_bytes) : 0;
+    if (mapping != nullptr) r.queue->drop_now(p.part, p.file_offset, p.n_bytes);
     {
       const std::lock_guard lock(r.mutex);
       if (error != nullptr && !r.failure) r.failure = *error;
       r.checksum ^= hash;
-      r.bytes += r.in_place[place];
+      r.bytes += p.n_bytes;
       r.free.push_back(place);
     }
     r.changed.notify_one();
@@ -95,14 +110,15 @@ Result<DiskProbe> probe_disk(std::span<const File* const> files,
   const uint64_t slot_bytes = SliceStore::slot_bytes_of(index);
   const size_t depth = static_cast<size_t>(std::max(io.n_threads, 1)) + 2;
   SLUICE_TRY(const Reservation reserved, budget.reserve(depth * slot_bytes, MemoryClass::kRing));
-  SLUICE_TRY(const AnonymousMemory memory, AnonymousMemory::create(depth * slot_bytes, "a disk probe", /*huge=*/true));
+  SLUICE_TRY(const AnonymousMemory memory,
+             AnonymousMemory::create(depth * slot_bytes, "a disk probe", /*huge=*/true));
   Reads reads;
   for (size_t i = 0; i < depth; ++i) {
     reads.free.push_back(i);
-    reads.places.push_back(memory.data() + i * slot_bytes);
-    reads.in_place.push_back(0);
+    reads.places.push_back({.memory = memory.data() + i * slot_bytes});
   }
   SLUICE_TRY(const auto queue, IoQueue::create(files, io, &Reads::on_read, &reads));
+  reads.queue = queue.get();
   probe.mode = queue->mode();
   std::vector<double> rates;
   const auto start = Clock::now();
@@ -112,7 +128,8 @@ Result<DiskProbe> probe_disk(std::span<const File* const> files,
   size_t next = 0;
   std::unique_lock lock(reads.mutex);
   for (;;) {
-    const bool over = submitted >= limits.bytes || seconds_since(start) >= limits.seconds || reads.failure;
+    const bool over =
+        submitted >= limits.bytes || seconds_since(start) >= limits.seconds || reads.failure;
     if (over && reads.free.size() == depth) break;
     if (const double s = seconds_since(window_start); s >= kWindow_s) {
       rates.push_back(static_cast<double>(reads.bytes - window_bytes) / s);
@@ -129,16 +146,24 @@ Result<DiskProbe> probe_disk(std::span<const File* const> files,
     const uint64_t offset = s.file_offset / kAlignment * kAlignment;
     const uint64_t needed = s.file_offset + s.n_bytes - offset;
     const uint64_t n_bytes = (needed + kAlignment - 1) / kAlignment * kAlignment;
-    reads.in_place[place] = n_bytes;
+    reads.places[place].part = s.part;
+    reads.places[place].file_offset = offset;
+    reads.places[place].n_bytes = n_bytes;
     submitted += n_bytes;
     lock.unlock();
-    queue->submit({s.part, offset, n_bytes, needed, reads.places[place], place, false});
+    queue->submit({.part = s.part,
+                   .file_offset = offset,
+                   .n_bytes = n_bytes,
+                   .needed = needed,
+                   .dst = queue->mapping(s.part) != nullptr ? nullptr : reads.places[place].memory,
+                   .tag = place});
     lock.lock();
   }
   if (reads.failure) return *reads.failure;
   probe.bytes = reads.bytes;
   probe.seconds = seconds_since(start);
-  probe.bytes_per_s = {static_cast<double>(probe.bytes) / probe.seconds, estimate_of(std::move(rates)).spread};
+  probe.bytes_per_s = {static_cast<double>(probe.bytes) / probe.seconds,
+                       estimate_of(std::move(rates)).spread};
   return probe;
 }
 
@@ -146,11 +171,12 @@ namespace {
 
 // ---- compute
 
-// Made-up weights: every visit gets the next stretch of one buffer, so that they come from memory and not from a cache as
-// long as the buffer is larger than that.
+// Made-up weights: every visit gets the next stretch of one buffer, so that they come from memory
+// and not from a cache as long as the buffer is larger than that.
 class MadeUpWeights final : public kernels::MatrixSource {
  public:
-  MadeUpWeights(const ModelLayout& layout, const AnonymousMemory& buffer) : layout_(layout), buffer_(buffer) {}
+  MadeUpWeights(const ModelLayout& layout, const AnonymousMemory& buffer)
+      : layout_(layout), buffer_(buffer) {}
 
   bool visit(const MatrixRef* refs, int n_refs, VisitFn fn, void* ctx) noexcept override {
     slices_.clear();
@@ -159,7 +185,10 @@ class MadeUpWeights final : public kernels::MatrixSource {
       for (uint32_t i = 0; i < range.count; ++i) {
         const Slice& s = (*layout_.slices)[range.first + i];
         if (at_ + s.n_bytes > buffer_.size()) at_ = 0;
-        slices_.push_back({buffer_.data() + at_, static_cast<int64_t>(s.row0), static_cast<int64_t>(s.n_rows), m});
+        slices_.push_back({buffer_.data() + at_,
+                           static_cast<int64_t>(s.row0),
+                           static_cast<int64_t>(s.n_rows),
+                           m});
         at_ += (s.n_bytes + 63) / 64 * 64;
         bytes_ += s.n_bytes;
       }
@@ -170,7 +199,7 @@ class MadeUpWeights final : public kernels::MatrixSource {
   bool prepare_rows(const MatrixRef&, const int32_t*, int64_t) noexcept override { return true; }
   const void* row(const MatrixRef&, int64_t) noexcept override { return buffer_.data(); }
 
-  uint64_t bytes() const { return bytes_; }      // handed over so far
+  uint64_t bytes() const { return bytes_; }  // handed over so far
 
  private:
   const ModelLayout& layout_;
@@ -183,7 +212,7 @@ class MadeUpWeights final : public kernels::MatrixSource {
 // Everything that a block needs to be computed, but for its weights.
 class Bench {
  public:
-  static constexpr int64_t kPosition = 256;      // tokens that a query looks back on
+  static constexpr int64_t kPosition = 256;  // tokens that a query looks back on
 
   static Result<std::unique_ptr<Bench>> create(const kernels::HParams& hp,
                                                const ModelLayout& layout,
@@ -195,7 +224,8 @@ class Bench {
     const kernels::WorkspaceShape shape{walk_tokens, kPosition + walk_tokens, 1, n_threads};
     const uint64_t workspace = kernels::workspace_bytes(hp, shape);
     const auto page = static_cast<uint64_t>(b->kv_.page_bytes());
-    SLUICE_TRY(b->reserved_, budget.reserve(buffer_bytes + workspace + page, MemoryClass::kActivations));
+    SLUICE_TRY(b->reserved_,
+               budget.reserve(buffer_bytes + workspace + page, MemoryClass::kActivations));
     SLUICE_TRY(b->buffer_, AnonymousMemory::create(buffer_bytes, "a compute probe", /*huge=*/true));
     SLUICE_TRY(b->workspace_, AnonymousMemory::create(workspace, "a compute probe"));
     SLUICE_TRY(b->page_, AnonymousMemory::create(page, "a compute probe"));
@@ -206,7 +236,8 @@ class Bench {
     b->ws_ = kernels::make_workspace(hp, shape, b->workspace_.data());
     b->ones_.assign(static_cast<size_t>(std::max(hp.dim, hp.head_dim)), 1.0f);
     // Every page of the conversation is the same one: its size is what matters.
-    b->table_.assign(static_cast<size_t>((kPosition + walk_tokens) / kernels::kPageTokens + 1), b->page_.data());
+    b->table_.assign(static_cast<size_t>((kPosition + walk_tokens) / kernels::kPageTokens + 1),
+                     b->page_.data());
     for (int64_t t = 0; t < walk_tokens; ++t) {
       b->positions_.push_back(kPosition + t);
       b->pages_.push_back(b->table_.data());
@@ -224,10 +255,13 @@ class Bench {
     kernels::BlockWeights w = layout_.blocks[i];
     w.attn_norm = w.ffn_norm = ones_.data();
     const kernels::WalkTokens tokens{n, positions_.data(), pages_.data()};
-    return timed([&](kernels::WalkContext& c) { kernels::run_block(c, w, static_cast<int64_t>(i), tokens); });
+    return timed([&](kernels::WalkContext& c) {
+      kernels::run_block(c, w, static_cast<int64_t>(i), tokens);
+    });
   }
   Timed head() {
-    return timed([&](kernels::WalkContext& c) { kernels::run_head(c, ones_.data(), layout_.head, 1); });
+    return timed(
+        [&](kernels::WalkContext& c) { kernels::run_head(c, ones_.data(), layout_.head, 1); });
   }
 
   // The better of a few readings of the whole buffer by all threads.
@@ -251,11 +285,19 @@ class Bench {
 
  private:
   Bench(const kernels::HParams& hp, const ModelLayout& layout, int n_threads)
-      : hp_(hp), layout_(layout), kv_(kernels::KvLayout::of(hp, kernels::KvType::kF16)), pool_(n_threads) {}
+      : hp_(hp),
+        layout_(layout),
+        kv_(kernels::KvLayout::of(hp, kernels::KvType::kF16)),
+        pool_(n_threads) {}
 
   template <class F>
   Timed timed(F&& f) {
-    kernels::WalkContext c{.hp = hp_, .table = kernels::kernels(), .parallel = pool_, .source = *source_, .ws = ws_, .kv = kv_};
+    kernels::WalkContext c{.hp = hp_,
+                           .table = kernels::kernels(),
+                           .parallel = pool_,
+                           .source = *source_,
+                           .ws = ws_,
+                           .kv = kv_};
     const uint64_t before = source_->bytes();
     const auto start = Clock::now();
     f(c);
@@ -291,7 +333,7 @@ Result<ComputeProbe> probe_compute(const kernels::HParams& hp,
                                    int n_threads,
                                    Budget& budget,
                                    double seconds) {
-  constexpr uint64_t kBuffer = 64u << 20;        // more than a last-level cache gives one process
+  constexpr uint64_t kBuffer = 64u << 20;  // more than a last-level cache gives one process
   constexpr uint64_t kSmallBuffer = 8u << 20;
   constexpr int64_t kWalk = 64;
   constexpr int64_t kSmallWalk = 16;
@@ -309,7 +351,7 @@ Result<ComputeProbe> probe_compute(const kernels::HParams& hp,
     std::vector<double> per_byte;
     double total_s = 0;
     double total_bytes = 0;
-    (void)bench->block(0, n_tokens);             // warm-up
+    (void)bench->block(0, n_tokens);  // warm-up
     const auto start = Clock::now();
     for (size_t k = 0; k == 0 || seconds_since(start) < until_s; ++k) {
       const auto timed = bench->block(spread_block(k, n_blocks), n_tokens);
@@ -324,12 +366,14 @@ Result<ComputeProbe> probe_compute(const kernels::HParams& hp,
     if (!ref.present()) return 0.0;
     const auto range = layout.slices->of(static_cast<uint32_t>(ref.tensor), stack ? 0 : -1);
     double sum = 0;
-    for (uint32_t i = 0; i < range.count; ++i) sum += static_cast<double>((*layout.slices)[range.first + i].n_bytes);
+    for (uint32_t i = 0; i < range.count; ++i)
+      sum += static_cast<double>((*layout.slices)[range.first + i].n_bytes);
     return sum * (stack ? static_cast<double>(hp.n_experts_active) : 1);
   };
   double block_bytes = 0;
   for (const kernels::BlockWeights& w : layout.blocks) {
-    for (const auto* r : {&w.wq, &w.wk, &w.wv, &w.wo, &w.router, &w.w1, &w.w3, &w.w2}) block_bytes += bytes_of(*r, false);
+    for (const auto* r : {&w.wq, &w.wk, &w.wv, &w.wo, &w.router, &w.w1, &w.w3, &w.w2})
+      block_bytes += bytes_of(*r, false);
     for (const auto* r : {&w.w1_exps, &w.w3_exps, &w.w2_exps}) block_bytes += bytes_of(*r, true);
   }
   ComputeProbe out;
@@ -337,9 +381,11 @@ Result<ComputeProbe> probe_compute(const kernels::HParams& hp,
   const Estimate decode = run(1, seconds * 0.45);
   const auto head_start = Clock::now();
   std::vector<double> heads;
-  while (heads.empty() || (heads.size() < 5 && seconds_since(head_start) < seconds * 0.1)) heads.push_back(bench->head().seconds);
+  while (heads.empty() || (heads.size() < 5 && seconds_since(head_start) < seconds * 0.1))
+    heads.push_back(bench->head().seconds);
   out.decode_s = {decode.value * block_bytes + estimate_of(heads).value, decode.spread};
-  // Many tokens of a mixture ask for nearly all experts: seconds per block are what carries over, not bytes.
+  // Many tokens of a mixture ask for nearly all experts: seconds per block are what carries over,
+  // not bytes.
   std::vector<double> prompt;
   (void)bench->block(0, walk);
   const auto start = Clock::now();
@@ -347,7 +393,8 @@ Result<ComputeProbe> probe_compute(const kernels::HParams& hp,
     prompt.push_back(bench->block(spread_block(k, n_blocks), walk).seconds);
   }
   const Estimate per_block = estimate_of_stretches(prompt);
-  out.prompt_token_s = {per_block.value * static_cast<double>(n_blocks) / static_cast<double>(walk), per_block.spread};
+  out.prompt_token_s = {per_block.value * static_cast<double>(n_blocks) / static_cast<double>(walk),
+                        per_block.spread};
   return out;
 }
 

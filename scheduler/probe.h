@@ -1,5 +1,6 @@
-// Short measurements for predictions: how fast this disk gives a model's slices, how fast these processors compute with its
-// weight types. Both run for a fraction of a second, in memory charged to the ledger, and disturb what runs meanwhile.
+// Short measurements for predictions: how fast this disk gives a model's slices, how fast these
+// processors compute with its weight types. Both run for a fraction of a second, in memory charged
+// to the ledger, and disturb what runs meanwhile.
 #pragma once
 
 #include <cstdint>
@@ -27,8 +28,8 @@ struct DiskProbe {
   IoMode mode = IoMode::kDirect;
 };
 
-// Reads a pass's slices in their order, as many at a time as the slice store does, checksums included. Errors: io.*,
-// budget_exceeded.
+// Reads a pass's slices in their order, as many at a time as the slice store does, checksums
+// included. Errors: io.*, budget_exceeded.
 Result<DiskProbe> probe_disk(std::span<const File* const> files,
                              const SliceIndex& index,
                              const Schedule& schedule,
@@ -37,13 +38,13 @@ Result<DiskProbe> probe_disk(std::span<const File* const> files,
                              const ProbeLimits& limits);
 
 struct ComputeProbe {
-  Estimate decode_s;                   // one token, all weights in memory
-  Estimate prompt_token_s;             // one token of many in a walk
-  double memory_bytes_per_s = 0;       // reading, all threads
+  Estimate decode_s;              // one token, all weights in memory
+  Estimate prompt_token_s;        // one token of many in a walk
+  double memory_bytes_per_s = 0;  // reading, all threads
 };
 
-// Walks the model's own blocks over made-up weights, as many as `seconds` allow, and extrapolates by bytes. Errors:
-// budget_exceeded, out_of_memory.
+// Walks the model's own blocks over made-up weights, as many as `seconds` allow, and extrapolates
+// by bytes. Errors: budget_exceeded, out_of_memory.
 Result<ComputeProbe> probe_compute(const kernels::HParams& hparams,
                                    const ModelLayout& layout,
                                    int n_threads,

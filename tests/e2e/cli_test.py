@@ -46,7 +46,7 @@ class Usage(WithWorld):
             self.w.run(*args, '--no-autostart', check=2)
 
     def test_verbs_that_are_not_built_say_so(self):
-        for verb in ('top', 'plan', 'profile', 'bench', 'sessions', 'logs', 'events', 'metrics', 'embed'):
+        for verb in ('top', 'profile', 'bench', 'sessions', 'logs', 'events', 'metrics', 'embed'):
             self.assertIn('not part of this version', self.w.run(verb, check=2).err)
 
     def test_every_help_ends_with_examples(self):
@@ -56,7 +56,7 @@ class Usage(WithWorld):
                      ['load'], ['unload'], ['ps'], ['status'], ['tokenize'], ['detokenize'], ['requests'], ['requests', 'ls'],
                      ['requests', 'cancel'], ['api'], ['env'], ['daemon'], ['daemon', 'run'], ['daemon', 'start'],
                      ['daemon', 'stop'], ['daemon', 'restart'], ['config'], ['config', 'show'], ['completion'], ['version'],
-                     ['doctor'], ['list'], ['stop'], ['serve']):
+                     ['doctor'], ['list'], ['stop'], ['serve'], ['plan']):
             text = self.w.run(*verb, '-h', check=0).out
             self.assertRegex(text, r'Examples:\n(  sluice .*\n|  .*sluice.*\n){1,3}', verb)
 

@@ -1,4 +1,5 @@
-// Predictions: the arithmetic agrees with what a Residency does, and behaves when a budget, a disk or a processor changes.
+// Predictions: the arithmetic agrees with what a Residency does, and behaves when a budget, a disk
+// or a processor changes.
 #include <gtest/gtest.h>
 
 #include <chrono>
@@ -57,7 +58,8 @@ BudgetQuestion question(uint64_t budget) {
 }
 
 TEST(Predict, LayoutOfAHeaderIsThatOfTheLoadedModel) {
-  for (const char* path : {"assets/demo.gguf", "tests/golden/public/qwen3moe-tiny-q4_k/model.gguf"}) {
+  for (const char* path :
+       {"assets/demo.gguf", "tests/golden/public/qwen3moe-tiny-q4_k/model.gguf"}) {
     const Opened m(path);
     const auto model = Model::load(std::move(check_model(source(path))).value()).value();
     EXPECT_EQ(make_schedule(*model).slices, m.schedule.slices);
@@ -89,7 +91,8 @@ uint64_t streamed_when_quiet(const SliceStore& store) {
 
 TEST(Predict, AgreesWithResidencyToTheByte) {
   const Opened m("assets/demo.gguf");
-  const auto model = Model::load(std::move(check_model(source("assets/demo.gguf"))).value()).value();
+  const auto model =
+      Model::load(std::move(check_model(source("assets/demo.gguf"))).value()).value();
   ThreadPool pool(2);
   PassOptions options;
   options.max_tokens = 16;
@@ -97,7 +100,8 @@ TEST(Predict, AgreesWithResidencyToTheByte) {
   options.max_outputs = 1;
   BudgetQuestion q;
   q.needs.fixed_bytes = 5 * kMiB + 12345;
-  q.needs.kv_bytes = static_cast<uint64_t>(kernels::KvLayout::of(model->hparams(), kernels::KvType::kF16).page_bytes());
+  q.needs.kv_bytes = static_cast<uint64_t>(
+      kernels::KvLayout::of(model->hparams(), kernels::KvType::kF16).page_bytes());
   q.needs.activation_bytes = kernels::workspace_bytes(model->hparams(), {16, 64, 1, 2});
   const uint64_t floor = predict(m.sizes, q, made_up_speeds()).floor_bytes;
   bool streamed = false;
@@ -106,7 +110,9 @@ TEST(Predict, AgreesWithResidencyToTheByte) {
     q.budget_bytes = floor + extra * kMiB;
     SCOPED_TRACE(q.budget_bytes);
     Budget budget(q.budget_bytes);
-    const auto base = budget.reserve(q.needs.fixed_bytes + headroom_for(q.budget_bytes), MemoryClass::kFixed).value();
+    const auto base =
+        budget.reserve(q.needs.fixed_bytes + headroom_for(q.budget_bytes), MemoryClass::kFixed)
+            .value();
     PlanNeeds needs = q.needs;
     needs.fixed_bytes = 0;
     auto residency = Residency::create(model, {}, needs, budget);
@@ -205,7 +211,8 @@ TEST(Predict, NamesWhatLimits) {
   const PassSizes s = made_up(400);
   const uint64_t floor = predict(s, question(0), made_up_speeds()).floor_bytes;
   EXPECT_EQ(predict(s, question(floor), made_up_speeds()).limited_by, SpeedLimit::kDisk);
-  EXPECT_EQ(predict(s, question(floor + 1200 * kMiB), made_up_speeds()).limited_by, SpeedLimit::kMemoryBandwidth);
+  EXPECT_EQ(predict(s, question(floor + 1200 * kMiB), made_up_speeds()).limited_by,
+            SpeedLimit::kMemoryBandwidth);
   Speeds slow = made_up_speeds();
   slow.decode_s.value = 0.3;
   EXPECT_EQ(predict(s, question(floor + 1200 * kMiB), slow).limited_by, SpeedLimit::kCompute);
@@ -220,7 +227,7 @@ TEST(Predict, ATokenReadsOnlyTheExpertsItAsksForAndAPromptMostOfThem) {
   const Prediction p = predict(s, question(floor + 240 * kMiB), made_up_speeds());
   ASSERT_EQ(p.cut > 100, true);
   EXPECT_LT(p.streamed_bytes, s.expert_bytes / 15);
-  EXPECT_GT(p.ttft_s.likely, 2.0);      // two walks over nearly 3 GiB of experts
+  EXPECT_GT(p.ttft_s.likely, 2.0);  // two walks over nearly 3 GiB of experts
 }
 
 TEST(Predict, OverlapHidesTheShorterAndIsUndone) {
@@ -229,8 +236,43 @@ TEST(Predict, OverlapHidesTheShorterAndIsUndone) {
   EXPECT_GT(overlapped_s(1.0, 1.0), 1.1);
   EXPECT_LT(overlapped_s(1.0, 1.0), 1.25);
   EXPECT_EQ(overlapped_s(0, 0), 0);
-  for (const double read : {0.5, 1.0, 1.5, 4.0}) EXPECT_NEAR(read_s_of(overlapped_s(read, 1.0), 1.0), read, 1e-9);
+  for (const double read : {0.5, 1.0, 1.5, 4.0})
+    EXPECT_NEAR(read_s_of(overlapped_s(read, 1.0), 1.0), read, 1e-9);
   EXPECT_EQ(read_s_of(0.5, 1.0), 0);
+}
+
+TEST(Predict, RunsTeachWhatTheyWereLimitedBy) {
+  Speeds learned;
+  WalkCost prompt;
+  WalkCost decode{
+      .walks = 10, .tokens = 10, .seconds = 4.0, .stall_s = 3.0, .streamed_bytes = 8'000'000'000};
+  learn(learned, prompt, decode);
+  EXPECT_NEAR(learned.disk_bytes_per_s.value, 2.0e9, 0.05e9);
+  EXPECT_EQ(learned.decode_s.value, 0);
+  decode = {.walks = 10, .tokens = 10, .seconds = 0.5, .stall_s = 0, .streamed_bytes = 0};
+  learn(learned, prompt, decode);
+  EXPECT_NEAR(learned.decode_s.value, 0.05, 1e-9);
+  decode.seconds = 1.0;
+  learn(learned, prompt, decode);
+  EXPECT_GT(learned.decode_s.value, 0.05);
+  EXPECT_LT(learned.decode_s.value, 0.1);
+  EXPECT_GT(learned.decode_s.spread, 0.15);
+  for (int i = 0; i < 40; ++i) learn(learned, prompt, decode);
+  EXPECT_NEAR(learned.decode_s.value, 0.1, 1e-4);
+  EXPECT_NEAR(learned.decode_s.spread, 0.05, 1e-4);
+  prompt = {.walks = 2, .tokens = 500, .seconds = 6.0, .stall_s = 1.0};
+  learn(learned, prompt, {});
+  EXPECT_NEAR(learned.prompt_token_s.value, 0.01, 1e-9);
+  const Speeds before = learned;
+  learn(learned,
+        {.walks = 1, .tokens = 4, .seconds = 1},
+        {.walks = 2, .seconds = 9});  // too short to tell
+  EXPECT_EQ(learned.prompt_token_s.value, before.prompt_token_s.value);
+  EXPECT_EQ(learned.decode_s.value, before.decode_s.value);
+  const Speeds both = best_of(learned, made_up_speeds());
+  EXPECT_EQ(both.decode_s.value, learned.decode_s.value);
+  EXPECT_EQ(both.memory_bytes_per_s, made_up_speeds().memory_bytes_per_s);
+  EXPECT_EQ(best_of({}, made_up_speeds()).decode_s.value, made_up_speeds().decode_s.value);
 }
 
 TEST(Predict, LadderGoesFromTheFloorToAllResident) {
@@ -250,12 +292,14 @@ TEST(Predict, LadderGoesFromTheFloorToAllResident) {
 }
 
 TEST(Probe, MeasuresDiskAndProcessorsInTheTimeItWasGiven) {
-  for (const char* path : {"assets/demo.gguf", "tests/golden/public/qwen3moe-tiny-q4_k/model.gguf"}) {
+  for (const char* path :
+       {"assets/demo.gguf", "tests/golden/public/qwen3moe-tiny-q4_k/model.gguf"}) {
     const Opened m(path);
     std::vector<const File*> files;
     for (const GgufPart& part : m.checked->file.parts()) files.push_back(&part.file);
     Budget budget(256 * kMiB);
-    const auto disk = probe_disk(files, *m.layout.slices, m.schedule, {}, budget, {.seconds = 0.1, .bytes = 64 * kMiB});
+    const auto disk = probe_disk(
+        files, *m.layout.slices, m.schedule, {}, budget, {.seconds = 0.1, .bytes = 64 * kMiB});
     ASSERT_TRUE(disk) << disk.error().what;
     EXPECT_GT(disk.value().bytes_per_s.value, 1e6);
     EXPECT_LE(disk.value().bytes, 80 * kMiB);
@@ -273,7 +317,8 @@ TEST(Probe, MeasuresDiskAndProcessorsInTheTimeItWasGiven) {
 TEST(Probe, WithoutMemoryIsAnErrorAndWithLittleASmallerProbe) {
   const Opened m("assets/demo.gguf");
   Budget none(1 * kMiB);
-  EXPECT_EQ(probe_compute(m.checked->hparams, m.layout, 2, none, 0.05).error().code, "budget_exceeded");
+  EXPECT_EQ(probe_compute(m.checked->hparams, m.layout, 2, none, 0.05).error().code,
+            "budget_exceeded");
   Budget little(32 * kMiB);
   EXPECT_TRUE(probe_compute(m.checked->hparams, m.layout, 2, little, 0.05));
 }
