@@ -8,6 +8,7 @@
 #include <mutex>
 #include <optional>
 
+#include "scheduler/block_residency.h"
 #include "scheduler/kv_cache.h"
 #include "scheduler/logprobs.h"
 #include "scheduler/pass.h"
@@ -178,6 +179,11 @@ EngineMemory Engine::memory() const {
   m.kv_to_come = wanted > m.kv ? wanted - m.kv : 0;
   m.activations = impl_->pass->workspace_bytes();
   return m;
+}
+
+std::vector<BlockResidency> Engine::blocks() const {
+  if (!impl_->residency) return {};
+  return describe_blocks(*impl_->model, impl_->residency->store().block_stats());
 }
 
 void Engine::trim() {

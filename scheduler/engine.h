@@ -19,6 +19,7 @@
 namespace sluice {
 
 class ThreadPool;
+struct BlockResidency;
 
 // Set from any thread; looked at between blocks, so that work stops within one block's compute.
 class CancelToken {
@@ -99,6 +100,8 @@ class Engine {
   const Model& model() const;
   int64_t max_seq_len() const;           // prompt + output tokens one generation may hold
   EngineMemory memory() const;           // any thread
+  // Block by block; any thread. Empty when nothing is streamed: the mapping's pages are the kernel's.
+  std::vector<BlockResidency> blocks() const;
 
   // Blocks until finished. Keeps the KV of the last generation and reuses its common prefix.
   // Errors: context_length_exceeded (with the numbers), invalid_request, numeric.nan, io.*.

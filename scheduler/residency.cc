@@ -4,6 +4,7 @@
 
 #include "base/log.h"
 #include "base/process_memory.h"
+#include "scheduler/block_residency.h"
 #include "storage/pin_order.h"
 
 namespace sluice {
@@ -55,6 +56,7 @@ Result<std::unique_ptr<Residency>> Residency::create(std::shared_ptr<const Model
   SliceStoreOptions options;
   options.io = io;
   options.ring_bytes = r->plan_.ring_bytes;
+  options.block_of = blocks_of_slices(*r->model_);
   SLUICE_TRY(r->store_, SliceStore::create(files, index, r->schedule_.slices, std::move(order), options, budget));
   r->source_ = std::make_unique<StreamedSource>(*r->model_, r->schedule_, *r->store_);
   budget.add_reclaimer(r.get());

@@ -78,6 +78,12 @@ Result<std::unique_ptr<SliceStore>> SliceStore::create(std::span<const File* con
   std::unique_ptr<SliceStore> store(new SliceStore(index, std::move(schedule), std::move(pin_order)));
   SLUICE_TRY(store->io_, IoQueue::create(files, options.io, &SliceStore::on_read, store.get()));
   SLUICE_CHECK(store->io_->alignment() <= kAlignment);
+  uint32_t last_block = 0;
+  for (SliceId id = 0; id < std::min(options.block_of.size(), store->entries_.size()); ++id) {
+    store->entries_[id].block = options.block_of[id];
+    last_block = std::max(last_block, options.block_of[id]);
+  }
+  store->blocks_.resize(last_block + 1);
   store->mapped_ = store->io_->mode() == IoMode::kMmap;
   for (uint32_t part = 0; store->mapped_ && part < files.size(); ++part) store->mappings_.push_back(store->io_->mapping(part));
   SLUICE_TRY(store->make_memory(options, budget));
@@ -276,6 +282,7 @@ void SliceStore::finish(uint64_t tag, const Error* error) {
         drop(id);
       } else {
         e.state = State::kReady;
+        blocks_[e.block].read_bytes += e.read_bytes;
         if (e.slot == kPinned) pinned_bytes_ += index_[id].n_bytes;
         else streamed_bytes_ += e.read_bytes;
         pump();
@@ -314,6 +321,8 @@ Result<void> SliceStore::hold_ready(std::span<const SliceId> wanted, std::vector
       ++e.refs;
       e.awaited = false;
       done[i] = true;
+      SliceBlockStats& block = blocks_[e.block];
+      (e.slot == kPinned ? block.hit_bytes : block.miss_bytes) += index_[wanted[i]].n_bytes;
       out.push_back({place_of(wanted[i]) + (index_[wanted[i]].file_offset - e.read_offset), i, wanted[i]});
     }
     if (!out.empty()) break;
@@ -333,7 +342,9 @@ Result<void> SliceStore::hold_ready(std::span<const SliceId> wanted, std::vector
     changed_.wait_for(lock, kAskEvery);
   }
   if (waiting_since) {
-    stall_s_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - *waiting_since).count();
+    const double waited = std::chrono::duration<double>(std::chrono::steady_clock::now() - *waiting_since).count();
+    stall_s_ += waited;
+    blocks_[entries_[wanted.front()].block].stall_s += waited;
   }
   return success();
 }
@@ -376,6 +387,7 @@ Result<void> SliceStore::read_rows(std::span<const RowRead> rows, uint64_t n_byt
       const uint64_t end = align_up(s.file_offset + r.offset + n_bytes);
       delta[i] = s.file_offset + r.offset - start;
       ++rows_left_;
+      blocks_[e.block].read_bytes += end - start;
       io_->submit({s.part, start, end - start, *delta[i] + n_bytes, bounce_.data() + i * row_span_bytes_, kRowTag | i, true});
     }
     if (!wait_until(lock, quiet)) return Error{"cancelled", "the request was cancelled"};
@@ -422,6 +434,7 @@ Result<void> SliceStore::set_cut(size_t n) {
     if (e.slot != kPinned) continue;
     changed_.wait(lock, [&e] { return e.slot != kPinned || (e.state != State::kLoading && e.refs == 0); });
     if (e.slot != kPinned || e.state != State::kReady) continue;
+    blocks_[e.block].evicted_bytes += index_[id].n_bytes;
     drop(id);
     if (!mapped_) continue;
     // Nobody reads it in again while its pages go.
@@ -440,6 +453,21 @@ Result<void> SliceStore::set_cut(size_t n) {
   lock.unlock();
   changed_.notify_all();
   return success();
+}
+
+std::vector<SliceBlockStats> SliceStore::block_stats() const {
+  const std::lock_guard lock(mutex_);
+  std::vector<SliceBlockStats> out = blocks_;
+  for (const SliceId id : pin_order_) {
+    const Entry& e = entries_[id];
+    SliceBlockStats& block = out[e.block];
+    const uint64_t bytes = index_[id].n_bytes;
+    block.bytes += bytes;
+    if (e.state == State::kReady) block.resident_bytes += bytes;
+    if (e.state == State::kLoading) block.loading_bytes += bytes;
+    if (e.rank < cut_) block.pin_bytes += bytes;
+  }
+  return out;
 }
 
 SliceStoreStats SliceStore::stats() const {

@@ -5,6 +5,7 @@
 #include <random>
 #include <thread>
 
+#include "scheduler/block_residency.h"
 #include "scheduler/engine.h"
 #include "scheduler/thread_pool.h"
 #include "tests/support/golden_model.h"
@@ -130,6 +131,31 @@ TEST(EngineUnderBudget, AnIdleEngineGivesItsKeptKeysAndValuesBack) {
   engine->give_back_pins(UINT64_MAX);
   EXPECT_EQ(budget.used(MemoryClass::kWeightsPinned), 0u);
   EXPECT_EQ(text(*engine, 0), want);
+}
+
+TEST(EngineUnderBudget, BlocksAddUpToWhatIsPinnedAndCountWhatWasRead) {
+  const auto model = demo_model();
+  ThreadPool pool(1);
+  Budget budget(64u << 20);
+  auto engine = std::move(Engine::create(model, {}, budget, pool)).value();
+  (void)text(*engine, 0);
+  const auto blocks = engine->blocks();
+  ASSERT_GE(blocks.size(), model->blocks().size() + 1);
+  uint64_t resident = 0;
+  for (const BlockResidency& b : blocks) {
+    resident += b.stats.resident_bytes;
+    if (b.kind == BlockKind::kEmbed) continue;
+    EXPECT_EQ(b.stats.resident_bytes, b.stats.bytes) << b.name;
+    EXPECT_EQ(b.stats.pin_bytes, b.stats.bytes) << b.name;
+    EXPECT_GE(b.stats.read_bytes, b.stats.bytes) << b.name;
+    EXPECT_GT(b.stats.hit_bytes, b.stats.miss_bytes) << b.name;
+  }
+  EXPECT_EQ(resident, engine->memory().weights_resident);
+  engine->give_back_pins(UINT64_MAX);
+  for (const BlockResidency& b : engine->blocks()) {
+    const uint64_t all = b.kind == BlockKind::kEmbed ? 0 : b.stats.bytes;
+    EXPECT_EQ(b.stats.evicted_bytes, all) << b.name;
+  }
 }
 
 // What a running generation is said to need is enough for it, whatever others take.
