@@ -34,6 +34,7 @@ void add_model_verbs(CLI::App& app, Client& client);       // models, load, unlo
 void add_state_verbs(CLI::App& app, Client& client);       // ps, status, requests, version
 void add_budget_verbs(CLI::App& app, Client& client);      // budget
 void add_plan_verb(CLI::App& app, Client& client);         // plan
+void add_watch_verbs(CLI::App& app, Client& client);       // residency, events, metrics
 void add_text_verbs(CLI::App& app, Client& client);        // tokenize, detokenize
 void add_api_verbs(CLI::App& app, Client& client);         // api, env
 void add_daemon_verbs(CLI::App& app, Client& client);      // daemon, serve, config

@@ -37,9 +37,7 @@ bool is_planned(const std::string& what) {
                            "bench",
                            "embed",
                            "sessions",
-                           "logs",
-                           "events",
-                           "metrics"}) {
+                           "logs"}) {
     if (what == fmt::format("unknown command '{}'", verb)) return true;
   }
   return false;
@@ -86,6 +84,7 @@ int run_client(int argc, char** argv) {
   add_state_verbs(app, client);
   add_budget_verbs(app, client);
   add_plan_verb(app, client);
+  add_watch_verbs(app, client);
   add_text_verbs(app, client);
   add_api_verbs(app, client);
   add_daemon_verbs(app, client);

@@ -81,7 +81,27 @@ App::App(ServerOptions o, int threads)
       measurements(options.state_dir),
       queue(options.queue),
       budget_control(budget, base, registry, queue),
-      worker(kWorkerThreads) {}
+      memory_watch(MemoryWatchOptions{options.pressure, 1000, 100, {}},
+                   budget,
+                   budget_control,
+                   registry,
+                   events),
+      worker(kWorkerThreads) {
+  registry.on_event = [this](std::string_view type, const std::string&, boost::json::object more) {
+    events.publish(type, std::move(more));
+  };
+  budget_control.on_change = [this](const BudgetChangeDoc& c) {
+    const BudgetStateDoc now = budget_control.state();
+    boost::json::object e{{"limit", nullptr},
+                          {"effective", now.effective_bytes},
+                          {"floor", now.floor_bytes},
+                          {"cause", c.cause},
+                          {"by_uid", c.uid}};
+    if (now.limit_bytes) e["limit"] = *now.limit_bytes;
+    events.publish("budget", std::move(e));
+  };
+  memory_watch.start();
+}
 
 bool App::may_manage(uint32_t uid) const { return uid == 0 || uid == ::geteuid(); }
 

@@ -15,8 +15,10 @@
 #include <vector>
 
 #include "daemon/budget_control.h"
+#include "daemon/event_bus.h"
 #include "daemon/http_message.h"
 #include "daemon/measurements.h"
+#include "daemon/memory_watch.h"
 #include "daemon/model_registry.h"
 #include "daemon/protocol/native.h"
 #include "daemon/server.h"
@@ -86,6 +88,7 @@ struct App {
   const ServerOptions options;
   const std::chrono::steady_clock::time_point started = std::chrono::steady_clock::now();
   Budget budget;
+  EventBus events;
   ProcessBase base;  // the process itself and the ledger's headroom
   ThreadPool pool;
   ModelRegistry registry;
@@ -98,6 +101,7 @@ struct App {
   std::function<void()> keep_alive_changed;  // a model's time to unload may have moved
   RunQueue queue;                            // after what its jobs use
   BudgetControl budget_control;
+  MemoryWatch memory_watch;
   Worker budget_worker{1};  // changes of the budget, one after the other
   Worker worker;            // last: its jobs use all of the above
 
@@ -107,7 +111,7 @@ struct App {
   StatusDoc status(uint32_t uid) const;
   // The HTTP face of an error from queue.submit().
   ApiError admission_error(Error error) const;
-  std::string pressure_level() const { return "none"; }
+  std::string pressure_level() const { return pressure_level_name(memory_watch.level()); }
 };
 
 }  // namespace sluice

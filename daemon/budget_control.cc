@@ -292,7 +292,7 @@ void BudgetControl::constrain(uint64_t ceiling_bytes, uint64_t pressure_bytes, c
   const auto begun = Clock::now();
   budget_.set_ceiling(ceiling_bytes);
   budget_.set_pressure(pressure_bytes);
-  const uint64_t now = std::min({budget_.limit(), ceiling_bytes, pressure_bytes});
+  const uint64_t now = budget_.effective();
   if (cause != nullptr) note(cause, ::geteuid(), constrained_, now, ms_since(begun));
   constrained_ = now;
 }

@@ -127,12 +127,18 @@ ApiError GenerationJob::api_error(Error error) const {
 
 void GenerationJob::finish(std::optional<ApiError> error) {
   std::function<void()> wake;
+  const std::string code = error ? error->error.code : "";
   {
     const std::lock_guard lock(mutex_);
     if (finished_) return;
     finished_ = true;
     error_ = std::move(error);
     wake = wake_;
+  }
+  if (code.empty()) {
+    tell("request.finished", {{"code", nullptr}, {"completion_tokens", usage_.completion_tokens}});
+  } else {
+    tell(code == "cancelled" ? "request.cancelled" : "request.finished", {{"code", code}});
   }
   if (wake) wake();
 }
@@ -245,6 +251,9 @@ Result<void> GenerationJob::submit() {
     SLUICE_TRY(const auto ticket, app_.queue.submit(std::move(job)));
     id = queue_id_ = timings_.request_id = ticket.id;
     position_ = ticket.position;
+    // run() may have begun: it waits for the lock before it tells.
+    app_.events.publish(
+        "request.queued", {{"id", id}, {"model", spec_.model}, {"position", position_}}, uid_);
     wake = wake_;
   }
   app_.progress.add(id, progress_);
@@ -254,8 +263,19 @@ Result<void> GenerationJob::submit() {
   return success();
 }
 
+void GenerationJob::tell(std::string_view type, boost::json::object more) const {
+  {
+    const std::lock_guard lock(mutex_);
+    if (queue_id_.empty()) return;  // never admitted
+    more["id"] = queue_id_;
+  }
+  more["model"] = spec_.model;
+  app_.events.publish(type, std::move(more), uid_);
+}
+
 void GenerationJob::run() {
   const auto begun = std::chrono::steady_clock::now();
+  tell("request.started");
   progress_->set(Phase::kLoad, 0, 0);
   auto loaded = app_.registry.acquire(entry_, spec_.params.ctx);
   if (!loaded) return finish(api_error(std::move(loaded).error()));

@@ -85,6 +85,7 @@ class GenerationJob : public std::enable_shared_from_this<GenerationJob> {
   Result<void> submit();
   // On the queue's thread.
   void run();
+  void tell(std::string_view type, boost::json::object more = {}) const;
   Result<void> generate_all(LoadedModel& loaded);
   Result<void> generate_choice(Engine& engine, const PromptIds& prompt, int64_t choice, Sums& sum);
   GenerationRequest engine_request(const PromptIds& prompt, int64_t choice) const;

@@ -138,6 +138,11 @@ Result<ServerOptions> server_options(const DaemonCommand& command) {
   }
   options.budget_bytes = ram.bytes;
   options.budget_settings = budget_settings(command);
+  options.pressure.react = config.boolean("pressure.react");
+  options.pressure.some_percent = static_cast<double>(config.integer("pressure.some"));
+  options.pressure.full_percent = static_cast<double>(config.integer("pressure.full"));
+  options.pressure.recover_ms = std::max<int64_t>(0, config.duration_ms("pressure.recover"));
+  options.pressure.reserve_bytes = config.size("budget.reserve");
   for (const ModelArgument& model : command.models) {
     std::error_code ec;
     const auto path = std::filesystem::absolute(expand_home(model.path), ec);

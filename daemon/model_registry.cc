@@ -156,6 +156,11 @@ ModelRegistry::~ModelRegistry() {
   budget_.remove_reclaimer(&unloader_);
 }
 
+void ModelRegistry::tell(std::string_view type, const std::string& model, json::object more) const {
+  more["model"] = model;
+  if (on_event) on_event(type, model, std::move(more));
+}
+
 void ModelRegistry::restore() {
   if (options_.state_dir.empty()) return;
   auto stored = read_model_store(options_.state_dir);
@@ -482,9 +487,19 @@ Result<std::shared_ptr<LoadedModel>> ModelRegistry::acquire(const EntryPtr& entr
                  "sluice budget show"};
   }
   if (!loaded) {
+    tell("model.loading", entry->name);
+    const auto begun = Clock::now();
     // Asked for less than the default: the engine is made for the default, the request is held to
     // its own.
     auto made = load(entry, std::max(wanted, context_of(*entry, std::nullopt).value()));
+    const auto ms = std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - begun);
+    if (made) {
+      tell("model.loaded", entry->name, {{"ms", ms.count()}});
+    } else {
+      tell("model.failed",
+           entry->name,
+           {{"code", made.error().code}, {"message", to_valid_utf8(made.error().what)}});
+    }
     const std::lock_guard lock(mutex_);
     if (!made) {
       --entry->users;
@@ -504,9 +519,11 @@ void ModelRegistry::release(const EntryPtr& entry,
                             bool generated) {
   const int64_t keep = keep_alive_ms.value_or(options_.keep_alive_ms);
   bool unload_now = false;
+  bool idle = false;
   {
     const std::lock_guard lock(mutex_);
     --entry->users;
+    idle = entry->users == 0;
     entry->last_used = Clock::now();
     entry->ever_used = entry->ever_used || generated;
     entry->expires.reset();
@@ -515,16 +532,20 @@ void ModelRegistry::release(const EntryPtr& entry,
       entry->expires = entry->last_used + std::chrono::milliseconds(std::min(keep, kCentury_ms));
     unload_now = keep == 0 && entry->users == 0;
   }
-  if (unload_now) unload(entry);
+  if (unload_now) return unload(entry);
+  if (idle) tell("model.idle", entry->name);
 }
 
 void ModelRegistry::unload(const EntryPtr& entry) {
   std::shared_ptr<LoadedModel> loaded;  // freed outside the lock
   std::shared_ptr<const ModelText> text;
-  const std::lock_guard lock(mutex_);
-  loaded.swap(entry->loaded);
-  text.swap(entry->text);
-  entry->expires.reset();
+  {
+    const std::lock_guard lock(mutex_);
+    loaded.swap(entry->loaded);
+    text.swap(entry->text);
+    entry->expires.reset();
+  }
+  if (loaded) tell("model.unloaded", entry->name);
 }
 
 bool ModelRegistry::unload_longest_unused(const ModelEntry* except) {
@@ -588,6 +609,7 @@ void ModelRegistry::unload_idle(uint64_t bytes) {
       e->expires.reset();
     }
     spdlog::info("unloading to make room model={}", e->name);
+    if (loaded) tell("model.unloaded", e->name, {{"reason", "budget"}});
     loaded.reset();
     text.reset();
     const uint64_t now = budget_.used();
@@ -609,6 +631,15 @@ std::vector<ModelHoldings> ModelRegistry::holdings() const {
     out.push_back(std::move(h));
   }
   return out;
+}
+
+std::vector<BlockResidency> ModelRegistry::blocks(const ModelEntry& entry) const {
+  std::shared_ptr<LoadedModel> loaded;
+  {
+    const std::lock_guard lock(mutex_);
+    loaded = entry.loaded;
+  }
+  return loaded ? loaded->engine->blocks() : std::vector<BlockResidency>();
 }
 
 std::optional<ModelRegistry::Clock::time_point> ModelRegistry::unload_expired(

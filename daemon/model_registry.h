@@ -8,6 +8,7 @@
 #include <boost/json/object.hpp>
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -20,6 +21,7 @@
 #include "base/result.h"
 #include "daemon/model_text.h"
 #include "daemon/protocol/native.h"
+#include "scheduler/block_residency.h"
 #include "scheduler/engine.h"
 #include "scheduler/model_loader.h"
 #include "scheduler/thread_pool.h"
@@ -102,6 +104,11 @@ class ModelRegistry {
   ModelRegistry(ModelRegistryOptions options, Budget& budget, ThreadPool& pool);
   ~ModelRegistry();
 
+  // Told "model.loaded" and the like; called from any thread, never under our lock. Set before
+  // anything runs.
+  std::function<void(std::string_view type, const std::string& model, boost::json::object more)>
+      on_event;
+
   // Reads models.json. An unreadable file is put aside with a log line: the daemon starts without
   // it.
   void restore();
@@ -146,6 +153,8 @@ class ModelRegistry {
   // Models no job has, longest unused first: gives back pins and kept KV until `bytes` are free.
   void trim_idle(uint64_t bytes);
   std::vector<ModelHoldings> holdings() const;
+  // Of one model; empty when it is not loaded.
+  std::vector<BlockResidency> blocks(const ModelEntry& entry) const;
   // While true, models that are not loaded yet are refused with memory_pressure.
   void refuse_loads(bool refuse) { refuse_loads_.store(refuse); }
 
@@ -158,6 +167,7 @@ class ModelRegistry {
   bool unload_longest_unused(const ModelEntry* except);
   std::vector<EntryPtr> idle_entries() const;  // longest unused first
   void unload_idle(uint64_t bytes);
+  void tell(std::string_view type, const std::string& model, boost::json::object more = {}) const;
   std::string near_names(std::string_view name) const;  // mutex_ held
   Result<void> save();
 

@@ -40,7 +40,12 @@ std::optional<std::string_view> match(std::string_view pattern, std::string_view
 
 std::vector<const Route*> all_routes() {
   std::vector<const Route*> out;
-  for (const auto family : {openai_routes(), text_routes(), native_routes(), budget_routes(), plan_routes()}) {
+  for (const auto family : {openai_routes(),
+                            text_routes(),
+                            native_routes(),
+                            budget_routes(),
+                            residency_routes(),
+                            event_routes()}) {
     for (const Route& r : family) out.push_back(&r);
   }
   return out;
@@ -58,6 +63,19 @@ HttpResponse unknown_url(const HttpRequest& request, const std::vector<const Rou
 }
 
 }  // namespace
+
+Result<std::string> query_value(const std::string& query, std::string_view wanted) {
+  std::string_view rest = query;
+  while (!rest.empty()) {
+    const std::string_view pair = rest.substr(0, rest.find('&'));
+    rest.remove_prefix(std::min(pair.size() + 1, rest.size()));
+    if (pair.substr(0, pair.find('=')) != wanted) continue;
+    const size_t equals = pair.find('=');
+    if (equals == std::string_view::npos) return std::string();
+    return percent_decode(pair.substr(equals + 1));
+  }
+  return std::string();
+}
 
 Answer route(App& app, HttpRequest request) {
   static const std::vector<const Route*> routes = all_routes();

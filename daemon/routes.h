@@ -4,6 +4,7 @@
 
 #include <span>
 #include <string>
+#include <string>
 #include <string_view>
 
 #include "daemon/answer.h"
@@ -23,6 +24,11 @@ std::span<const Route> text_routes();
 std::span<const Route> native_routes();
 std::span<const Route> budget_routes();
 std::span<const Route> plan_routes();
+std::span<const Route> residency_routes();
+std::span<const Route> event_routes();
+
+// The first `wanted` of "a=1&b=2", percent-decoded; empty when absent.
+Result<std::string> query_value(const std::string& query, std::string_view wanted);
 
 // Runs on the io thread: handlers that read bodies or files answer from a worker. Unknown paths are
 // 404 unknown_url with the nearest known one, known ones with another method 405 with Allow. HEAD

@@ -211,6 +211,19 @@ Answer metrics(App& app, HttpRequest request, std::string) {
         "# TYPE sluice_budget_limit_bytes gauge\nsluice_budget_limit_bytes{{device=\"ram\"}} {}\n",
         *s.budget.limit_bytes);
   }
+  const auto gauge = [&](const char* name, const char* labels, double value) {
+    fmt::format_to(out, "# TYPE {0} gauge\n{0}{1} {2}\n", name, labels, value);
+  };
+  gauge("sluice_budget_effective_bytes",
+        "{device=\"ram\"}",
+        static_cast<double>(s.budget.effective_bytes));
+  gauge("sluice_budget_floor_bytes", "{device=\"ram\"}", static_cast<double>(s.budget.floor_bytes));
+  if (s.cgroup_bytes) gauge("sluice_cgroup_memory_bytes", "", static_cast<double>(*s.cgroup_bytes));
+  fmt::format_to(out,
+                 "# TYPE sluice_pressure_ratio gauge\nsluice_pressure_ratio{{kind=\"some\"}} {}\n"
+                 "sluice_pressure_ratio{{kind=\"full\"}} {}\n",
+                 app.memory_watch.some() / 100,
+                 app.memory_watch.full() / 100);
   fmt::format_to(out, "# TYPE sluice_memory_bytes gauge\n");
   for (const auto& [name, bytes] : s.budget.by_class) {
     fmt::format_to(out, "sluice_memory_bytes{{class=\"{}\",device=\"ram\"}} {}\n", name, bytes);

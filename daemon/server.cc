@@ -180,6 +180,7 @@ void Server::Impl::begin_stop(int64_t drain_ms) {
   if (stopping) return;
   stopping = true;
   app->draining.store(true);
+  app->events.publish("daemon.draining", {{"drain_ms", drain_ms}});  // readers end with it
   stop_by = SteadyClock::now() + std::chrono::milliseconds(drain_ms + kDrainGrace_ms);
   queue_shutdown = std::thread([this, drain_ms] { app->queue.shutdown(drain_ms); });
   finish_stop_when_quiet();
@@ -205,7 +206,8 @@ void Server::Impl::housekeep() {
   const auto next_unload = app->registry.unload_expired(now);
   auto next = next_unload.value_or(now + std::chrono::hours(1));
   if (const int64_t idle_ms = app->options.idle_exit_ms; idle_ms >= 0) {
-    if (shared->answering > 0 || !app->queue.list().empty()) last_busy = now;
+    // Watching is no work.
+    if (shared->answering > app->events.readers() || !app->queue.list().empty()) last_busy = now;
     const auto leave = last_busy + std::chrono::milliseconds(idle_ms);
     if (now >= leave) {
       spdlog::info("idle, leaving idle_ms={}", idle_ms);

@@ -11,6 +11,7 @@
 
 #include "base/result.h"
 #include "daemon/http_limits.h"
+#include "daemon/pressure.h"
 #include "scheduler/run_queue.h"
 #include "storage/budget.h"
 
@@ -40,6 +41,7 @@ struct ServerOptions {
   int n_threads = 0;  // compute threads; 0: what the process may use
   uint64_t budget_bytes = Budget::kUnlimited;
   BudgetSettings budget_settings;
+  PressureLimits pressure;
   int64_t default_ctx = 0;                // 0: the engine's default
   std::vector<ModelOption> models;        // registered at start, in place
   IoOptions io;                           // how weights are read

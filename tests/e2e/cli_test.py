@@ -46,7 +46,7 @@ class Usage(WithWorld):
             self.w.run(*args, '--no-autostart', check=2)
 
     def test_verbs_that_are_not_built_say_so(self):
-        for verb in ('top', 'profile', 'bench', 'sessions', 'logs', 'events', 'metrics', 'embed'):
+        for verb in ('top', 'profile', 'bench', 'sessions', 'logs', 'embed'):
             self.assertIn('not part of this version', self.w.run(verb, check=2).err)
 
     def test_every_help_ends_with_examples(self):

@@ -16,8 +16,10 @@ if(TARGET sluiced)
 endif()
 # The live budget, over HTTP and with the client.
 if(TARGET sluiced AND TARGET sluice)
-  add_test(NAME budget
-    COMMAND ${SLUICE_PY} ${CMAKE_CURRENT_LIST_DIR}/budget_test.py $<TARGET_FILE:sluiced>
+  foreach(name budget watch)
+  add_test(NAME ${name}
+    COMMAND ${SLUICE_PY} ${CMAKE_CURRENT_LIST_DIR}/${name}_test.py $<TARGET_FILE:sluiced>
             ${PROJECT_SOURCE_DIR}/assets/demo.gguf $<TARGET_FILE:sluice>)
-  set_tests_properties(budget PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 300 LABELS e2e RUN_SERIAL TRUE)
+  set_tests_properties(${name} PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 300 LABELS e2e RUN_SERIAL TRUE)
+  endforeach()
 endif()
