@@ -38,8 +38,8 @@ int64_t ms_since(std::chrono::steady_clock::time_point t) {
 std::vector<std::pair<std::string, int64_t>> accounted(const Budget& budget) {
   using enum MemoryClass;
   const auto held = [&](MemoryClass c) { return signed_bytes(budget.used(c)); };
-  return {{"weights_pinned", held(kWeightsPinned)},
-          {"weights_streamed", held(kRing) + held(kWeightsMapped)},
+  return {{"weights_pinned", held(kWeightsPinned) + held(kWeightsMapped)},
+          {"weights_streamed", held(kRing)},
           {"kv", held(kKv) + held(kPrefixCache)},
           {"activations", held(kActivations)},
           {"arena", 0},
@@ -104,7 +104,8 @@ BudgetControl::BudgetControl(Budget& budget,
 
 BudgetFloor BudgetControl::floor(bool idle) const {
   BudgetFloor f;
-  uint64_t givable = budget_.used(MemoryClass::kWeightsPinned) + budget_.used(MemoryClass::kFixed);
+  uint64_t givable = budget_.used(MemoryClass::kWeightsPinned) + budget_.used(MemoryClass::kWeightsMapped) +
+                     budget_.used(MemoryClass::kFixed);
   for (const ModelHoldings& h : registry_.holdings()) {
     if (!h.running || idle) {
       givable += h.unpinned();
