@@ -184,6 +184,35 @@ class Budget(unittest.TestCase):
                 self.assertLessEqual(doc["rss_bytes"], size)
                 self.assertLess(doc["elapsed_ms"], 1000)
 
+    def test_a_deadline_that_a_slow_disk_misses_is_said_and_nobody_else_waits(self):
+        os.environ["SLUICE_IOFAULT"] = "read:20:4s"
+        try:
+            with Daemon(SLUICED, MODEL, flags=["--budget", "96M"]) as d:
+                answer = []
+                run = threading.Thread(target=lambda: answer.append(complete(d, 30)))
+                run.start()
+                while budget(d)["accounted"]["weights_pinned"] == 0:
+                    time.sleep(0.01)
+                time.sleep(0.3)
+                t = time.monotonic()
+                status, doc, _ = put(d, {"ram_bytes": budget(d)["floor_bytes"] + MIB, "timeout_ms": 300})
+                self.assertLess(time.monotonic() - t, 1.5)
+                self.assertEqual(status, 200, doc)
+                self.assertTrue(doc["deadline_missed"], doc)
+                self.assertEqual(doc["limit_bytes"], LIMIT, "not in force yet, and said so")
+                for path in ("/health", "/sluice/v1/budget", "/sluice/v1/status", "/sluice/v1/residency"):
+                    t = time.monotonic()
+                    self.assertEqual(d.get(path)[0], 200)
+                    self.assertLess(time.monotonic() - t, 1, path)
+                run.join(30)
+                self.assertEqual(answer[0][0], 200, answer)
+                end = time.monotonic() + 10
+                while budget(d)["limit_bytes"] == LIMIT and time.monotonic() < end:
+                    time.sleep(0.02)
+                self.assertLess(budget(d)["limit_bytes"], LIMIT, "it goes on")
+        finally:
+            del os.environ["SLUICE_IOFAULT"]
+
     def test_history_is_bounded_and_names_who(self):
         with Daemon(SLUICED, MODEL, flags=["--budget", "96M"]) as d:
             c = Client(d.socket)
