@@ -18,6 +18,7 @@ namespace sluice {
 namespace {
 
 constexpr auto kLookAgain = std::chrono::milliseconds(5);
+constexpr int kTries = 100;
 constexpr uint64_t kGapBytes = 16u << 20;
 
 int64_t signed_bytes(uint64_t n) { return static_cast<int64_t>(std::min<uint64_t>(n, INT64_MAX)); }
@@ -264,15 +265,17 @@ std::variant<BudgetChangedDoc, ApiError> BudgetControl::change(const BudgetOrder
   }
   const auto held = registry_.holdings();
   if (bytes < before) base_.fit(bytes);
-  for (;;) {
+  for (int tries = 0;; ++tries) {
     auto set = budget_.set_limit(bytes);
     if (set) break;
     const bool late = Clock::now() >= deadline;
-    if (!order.force || late) {
+    // By the floor it fits. A model that another thread is ending waits for the ledger until we let
+    // go of it: a moment later its memory is there.
+    if (tries >= kTries && (late || !order.force)) {
       base_.fit(before);
       return below_floor(bytes, order.force);
     }
-    cancel_running(done.cancelled);
+    if (order.force && tries >= 2) cancel_running(done.cancelled);
     std::this_thread::sleep_for(kLookAgain);
   }
   if (bytes > before) base_.fit(bytes);

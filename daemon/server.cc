@@ -10,6 +10,7 @@
 #include <atomic>
 #include <cerrno>
 #include <csignal>
+#include <optional>
 #include <thread>
 #include <unordered_set>
 #include <utility>
@@ -73,6 +74,8 @@ struct Server::Impl {
   int reserve_fd = -1;  // given up to answer when descriptors run out
   bool sweeping = false;
   bool stopping = false;
+  bool housekeeping_now = false;  // a worker is at it
+  bool housekeep_again = false;   // asked for meanwhile
   int exit_code = 0;
   SteadyClock::time_point stop_by{};
   SteadyClock::time_point last_busy = SteadyClock::now();
@@ -98,6 +101,7 @@ struct Server::Impl {
   void begin_stop(int64_t drain_ms);
   void finish_stop_when_quiet();
   void housekeep();
+  void plan_housekeeping(std::optional<SteadyClock::time_point> next_unload);
   void start_sweep();
   asio::awaitable<void> accept_loop();
   void admit(LocalSocket socket);
@@ -200,10 +204,26 @@ void Server::Impl::finish_stop_when_quiet() {
 
 // Unloads what is due, leaves when idle for long enough, and comes back when the next of both is
 // due.
+//
+// The unloading is a worker's: the end of a model waits for reads under way and for a budget change
+// that is at work, and this thread answers everybody else.
 void Server::Impl::housekeep() {
   if (stopping) return;
+  housekeep_again = housekeeping_now;
+  if (std::exchange(housekeeping_now, true)) return;
+  app->worker.post([this] {
+    const auto next_unload = app->registry.unload_expired(SteadyClock::now());
+    asio::post(io, [this, next_unload] {
+      housekeeping_now = false;
+      if (housekeep_again) return housekeep();
+      plan_housekeeping(next_unload);
+    });
+  });
+}
+
+void Server::Impl::plan_housekeeping(std::optional<SteadyClock::time_point> next_unload) {
+  if (stopping) return;
   const auto now = SteadyClock::now();
-  const auto next_unload = app->registry.unload_expired(now);
   auto next = next_unload.value_or(now + std::chrono::hours(1));
   if (const int64_t idle_ms = app->options.idle_exit_ms; idle_ms >= 0) {
     // Watching is no work.

@@ -187,7 +187,12 @@ class Budget(unittest.TestCase):
     def test_a_deadline_that_a_slow_disk_misses_is_said_and_nobody_else_waits(self):
         os.environ["SLUICE_IOFAULT"] = "read:20:4s"
         try:
-            with Daemon(SLUICED, MODEL, flags=["--budget", "96M"]) as d:
+            with Daemon(SLUICED, flags=["--budget", "96M", "--model", MODEL, "--name", "demo",
+                                        "--model", MODEL, "--name", "older"]) as d:
+                # Falls due in the middle of it all.
+                d.post("/sluice/v1/models/older/load", {"keep_alive": "1s"})
+                while d.get("/sluice/v1/requests")[1]["requests"]:
+                    time.sleep(0.01)
                 answer = []
                 run = threading.Thread(target=lambda: answer.append(complete(d, 30)))
                 run.start()
@@ -200,6 +205,10 @@ class Budget(unittest.TestCase):
                 self.assertEqual(status, 200, doc)
                 self.assertTrue(doc["deadline_missed"], doc)
                 self.assertEqual(doc["limit_bytes"], LIMIT, "not in force yet, and said so")
+                while time.monotonic() - t < 1.5:       # older's second is over
+                    time.sleep(0.05)
+                    self.assertEqual(d.get("/health")[0], 200)
+                    self.assertLess(time.monotonic() - t, 2.5)
                 for path in ("/health", "/sluice/v1/budget", "/sluice/v1/status", "/sluice/v1/residency"):
                     t = time.monotonic()
                     self.assertEqual(d.get(path)[0], 200)
