@@ -44,6 +44,7 @@ std::vector<const Route*> all_routes() {
                             text_routes(),
                             native_routes(),
                             budget_routes(),
+                            plan_routes(),
                             residency_routes(),
                             event_routes()}) {
     for (const Route& r : family) out.push_back(&r);
