@@ -147,6 +147,45 @@ TEST(Predict, AgreesWithResidencyToTheByte) {
   EXPECT_TRUE(resident);
 }
 
+class Drop final : public TokenSink {
+  bool on_token(const Sampled&) override { return true; }
+};
+
+TEST(Predict, AgreesWithTheEngineAtEveryBudget) {
+  const Opened m("assets/demo.gguf");
+  const auto model =
+      Model::load(std::move(check_model(source("assets/demo.gguf"))).value()).value();
+  constexpr int64_t kCtx = 128;
+  ThreadPool pool(2);
+  const PassOptions longest;
+  const WalkSizes walks(m.checked->hparams, 2, kCtx, longest.max_tokens, longest.max_outputs);
+  const uint64_t page = m.sizes.kv_token_bytes * kernels::kPageTokens;
+  const EngineCase c{m.sizes, walks, 7 * kMiB + 4321, page, 16};
+  const uint64_t least = smallest_budget(c);
+  for (uint64_t b = least; b <= resident_budget(c) + 2 * kMiB; b += kMiB) {
+    SCOPED_TRACE(b);
+    Budget budget(b);
+    const auto base = budget.reserve(c.fixed_bytes + headroom_for(b), MemoryClass::kFixed).value();
+    EngineOptions options;
+    options.max_seq_len = kCtx;
+    auto engine = Engine::create(model, options, budget, pool);
+    ASSERT_TRUE(engine) << engine.error().what;
+    GenerationRequest r;
+    r.prompt = {7, 300, 12, 55};
+    r.max_tokens = 16;
+    Drop sink;
+    const auto stats = engine.value()->generate(r, sink, CancelToken{});
+    ASSERT_TRUE(stats) << stats.error().what;
+    const Prediction p = predict(c, b, made_up_speeds());
+    EXPECT_EQ(budget.used(MemoryClass::kWeightsPinned), p.pinned_bytes);
+    EXPECT_EQ(engine.value()->memory().activations,
+              p.needs.activation_bytes - m.sizes.row_read_bytes);
+    EXPECT_EQ(stats.value().prompt.tokens, 4);
+    EXPECT_EQ(stats.value().decode.walks, 15);
+    EXPECT_GT(stats.value().decode.seconds, 0);
+  }
+}
+
 TEST(Predict, BelowTheFloorIsRefusedAndTheFloorWorks) {
   const PassSizes s = made_up(400);
   const Prediction none = predict(s, question(0), made_up_speeds());
