@@ -189,7 +189,7 @@ Result<Forecast> forecast(const Model& model,
   q.budget_bytes = budget.limit();
   q.needs = needs;
   q.walk_tokens = o.chunk;
-  q.prompt_tokens = o.prompt + o.gen / 2;
+  q.prompt_tokens = std::max<int64_t>(o.prompt, 1);
   f.prediction = predict(pass_sizes(*layout.slices, schedule, checked->hparams), q, f.speeds);
   return f;
 }
@@ -282,6 +282,8 @@ Result<void> bench(const Options& o) {
   if (predicted) {
     const Prediction& p = predicted->prediction;
     more["predicted_tok_per_s"] = p.tok_per_s.likely;
+    more["predicted_prefill_tok_per_s"] =
+        p.ttft_s.likely > 0 ? static_cast<double>(o.prompt) / p.ttft_s.likely : 0.0;
     more["predicted"] = {{"low", p.tok_per_s.low},
                          {"high", p.tok_per_s.high},
                          {"streamed_bytes_per_token", p.streamed_bytes},

@@ -342,7 +342,7 @@ TEST(Probe, MeasuresDiskAndProcessorsInTheTimeItWasGiven) {
     ASSERT_TRUE(disk) << disk.error().what;
     EXPECT_GT(disk.value().bytes_per_s.value, 1e6);
     EXPECT_LE(disk.value().bytes, 80 * kMiB);
-    EXPECT_GE(disk.value().bytes_per_s.spread, 0.05);
+    EXPECT_GE(disk.value().bytes_per_s.spread, 0.1);
     const auto compute = probe_compute(m.checked->hparams, m.layout, 2, budget, 0.1);
     ASSERT_TRUE(compute) << compute.error().what;
     EXPECT_GT(compute.value().decode_s.value, 0);
