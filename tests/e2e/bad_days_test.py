@@ -106,13 +106,13 @@ class BadDays(unittest.TestCase):
 
     def test_a_dead_disk_ends_the_request_and_a_repaired_one_serves_again(self):
         for io in MODES:
-            # Both tries of two reads fail; then the disk is well again.
-            with Faulty("read:2:EIO,read:3:EIO,read:4:EIO,read:5:EIO", io=io) as d:
+            # Sixty reads fail, those that are waited for among them; then the disk is well again.
+            with Faulty(",".join("read:%d:EIO" % n for n in range(2, 62)), io=io) as d:
                 status, doc, _ = d.complete()
                 self.assertEqual((status, doc["error"]["code"]), (500, "io.read"), doc)
                 self.assertIn("demo.gguf", doc["error"]["message"])
                 self.assertTrue(d.alive())
-                for _ in range(3):
+                for _ in range(60):
                     answer = d.complete()
                     if answer[0] == 200:
                         break
