@@ -45,20 +45,18 @@ Estimate estimate_of(std::vector<double> xs) {
 }
 
 // The same for what follows each other quickly: of the means of a few stretches, since it is sums
-// that are predicted.
+// that are predicted. Their median, so that a moment in which others had the processors does not
+// count for all.
 Estimate estimate_of_stretches(const std::vector<double>& xs) {
-  constexpr size_t kStretches = 6;
+  constexpr size_t kStretches = 7;
   const size_t each = std::max<size_t>(1, xs.size() / kStretches);
   std::vector<double> means;
-  double total = 0;
-  for (const double x : xs) total += x;
   for (size_t first = 0; first + each <= xs.size(); first += each) {
     double sum = 0;
     for (size_t i = first; i < first + each; ++i) sum += xs[i];
     means.push_back(sum / static_cast<double>(each));
   }
-  return {total / static_cast<double>(std::max<size_t>(xs.size(), 1)),
-          estimate_of(std::move(means)).spread};
+  return estimate_of(std::move(means));
 }
 
 // ---- disk
@@ -351,17 +349,13 @@ Result<ComputeProbe> probe_compute(const kernels::HParams& hp,
   // Runs blocks until the time is up, at least one; returns seconds per byte of each.
   const auto run = [&](int64_t n_tokens, double until_s) {
     std::vector<double> per_byte;
-    double total_s = 0;
-    double total_bytes = 0;
     (void)bench->block(0, n_tokens);  // warm-up
     const auto start = Clock::now();
     for (size_t k = 0; k == 0 || seconds_since(start) < until_s; ++k) {
       const auto timed = bench->block(spread_block(k, n_blocks), n_tokens);
-      total_s += timed.seconds;
-      total_bytes += timed.bytes;
       per_byte.push_back(timed.seconds / std::max(timed.bytes, 1.0));
     }
-    return Estimate{total_s / std::max(total_bytes, 1.0), estimate_of_stretches(per_byte).spread};
+    return estimate_of_stretches(per_byte);
   };
   // One token asks for so much of every block: all of it but for the experts that sleep.
   const auto bytes_of = [&](const MatrixRef& ref, bool stack) {
