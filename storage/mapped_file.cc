@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <boost/interprocess/exceptions.hpp>
 #include <cerrno>
 
@@ -10,6 +11,8 @@ namespace sluice {
 namespace {
 
 namespace bip = boost::interprocess;
+
+constexpr size_t kReadAheadBytes = 128u << 10;  // the smallest read-ahead window that is common
 
 // What mapped_region asks of a mappable object, over a descriptor that is already open.
 // file_mapping would open the path again, and the file behind a path may be another one by then.
@@ -57,8 +60,11 @@ Result<void> MappedFile::populate(uint64_t offset, uint64_t bytes) const {
   // The mapping is read-only; madvise takes a plain pointer all the same.
   auto* address = const_cast<std::byte*>(data() + begin);
   const auto length = static_cast<size_t>(offset + bytes - begin);
-  // The whole range at once, in large requests; populate then waits for it and maps it.
-  ::madvise(address, length, MADV_WILLNEED);
+  // All of the range is on its way before populate waits for it and maps it. In pieces: the kernel cuts one request off at
+  // the device's largest read, and what is missing would come page by page.
+  for (size_t done = 0; done < length; done += kReadAheadBytes) {
+    ::madvise(address + done, std::min<size_t>(kReadAheadBytes, length - done), MADV_WILLNEED);
+  }
   for (;;) {
     if (::madvise(address, length, MADV_POPULATE_READ) == 0) return success();
     if (errno == EINTR || errno == EAGAIN) continue;
