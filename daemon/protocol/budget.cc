@@ -16,12 +16,6 @@ namespace {
 
 namespace json = boost::json;
 
-template <class T>
-json::value or_null(const std::optional<T>& v) {
-  if (!v) return nullptr;
-  return json::value_from(*v);
-}
-
 json::array evicted_array(const std::vector<EvictedDoc>& evicted) {
   json::array out;
   for (const EvictedDoc& e : evicted) {

@@ -5,6 +5,7 @@
 
 #include <boost/json/object.hpp>
 #include <boost/json/value.hpp>
+#include <boost/json/value_from.hpp>
 #include <cstdint>
 #include <initializer_list>
 #include <optional>
@@ -47,6 +48,13 @@ class Fields {
   const std::string prefix_;
   std::vector<std::string> known_;
 };
+
+// What our documents show for a value that may be absent.
+template <class T>
+boost::json::value or_null(const std::optional<T>& v) {
+  if (!v) return nullptr;
+  return boost::json::value_from(*v);
+}
 
 // The object a body must be.
 Result<const boost::json::object*> body_object(const boost::json::value& v);

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <boost/json/array.hpp>
-#include <boost/json/value_from.hpp>
 #include <boost/json/value_to.hpp>
 #include <string_view>
 
@@ -14,12 +13,6 @@ namespace sluice {
 namespace {
 
 namespace json = boost::json;
-
-template <class T>
-json::value or_null(const std::optional<T>& v) {
-  if (!v) return nullptr;
-  return json::value_from(*v);
-}
 
 json::array requests_array(const std::vector<RequestDoc>& requests) {
   json::array out;
