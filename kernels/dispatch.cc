@@ -1,7 +1,6 @@
 // The one place that chooses a variant.
 #include <cstdlib>
 #include <cstring>
-#include <initializer_list>
 
 #include "kernels/cpu_features.h"
 #include "kernels/kernels.h"
@@ -11,6 +10,12 @@
 #endif
 
 namespace sluice::kernels {
+namespace {
+
+// The best last.
+constexpr const char* kNames[] = {"scalar", "avx2", "avx512"};
+
+}  // namespace
 
 const KernelTable& scalar_kernels() noexcept {
   static const KernelTable table = [] {
@@ -40,18 +45,30 @@ const KernelTable& x86::avx2_kernels() noexcept {
   }();
   return table;
 }
+
+const KernelTable& x86::avx512_kernels() noexcept {
+  static const KernelTable table = [] {
+    KernelTable t = avx2_kernels();
+    t.name = "avx512";
+    fill_matmul_32_avx512(t);
+    fill_matmul_256_avx512(t);
+    return t;
+  }();
+  return table;
+}
 #endif
 
 const KernelTable* kernels_by_name(const char* name) noexcept {
   if (std::strcmp(name, "scalar") == 0) return &scalar_kernels();
 #if defined(__x86_64__)
   if (std::strcmp(name, "avx2") == 0 && cpu_features().avx2) return &x86::avx2_kernels();
+  if (std::strcmp(name, "avx512") == 0 && cpu_features().avx512_vnni) return &x86::avx512_kernels();
 #endif
   return nullptr;
 }
 
 const char* kernel_name(int i) noexcept {
-  for (const char* name : {"scalar", "avx2"}) {
+  for (const char* name : kNames) {
     if (kernels_by_name(name) != nullptr && i-- == 0) return name;
   }
   return nullptr;
@@ -61,8 +78,9 @@ const KernelTable& kernels() noexcept {
   static const KernelTable* const table = [] {
     const char* forced = std::getenv("SLUICE_KERNELS");
     const KernelTable* t = forced != nullptr ? kernels_by_name(forced) : nullptr;
-    if (t == nullptr) t = kernels_by_name("avx2");
-    return t != nullptr ? t : &scalar_kernels();
+    if (t != nullptr) return t;
+    for (int i = 0; kernel_name(i) != nullptr; ++i) t = kernels_by_name(kernel_name(i));
+    return t;
   }();
   return *table;
 }

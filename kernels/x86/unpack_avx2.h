@@ -58,6 +58,11 @@ SLUICE_INLINE __m256i iq4_values() {
       _mm_setr_epi8(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113));
 }
 
+// kMXFP4Values + 12.
+SLUICE_INLINE __m128i mxfp4_values() {
+  return _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0);
+}
+
 // --- groups of 32 ---
 
 struct U8_0 {
@@ -121,9 +126,7 @@ struct UMXFP4 {
   static constexpr int kMaxQ = 24, kOffset = 12;
   static constexpr WeightType kType = WeightType::kMXFP4;
   static SLUICE_INLINE __m256i unpack(const uint8_t* g) {
-    const __m256i values = _mm256_broadcastsi128_si256(
-        _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
-    return _mm256_shuffle_epi8(values, nibbles_32(g + 1));
+    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(mxfp4_values()), nibbles_32(g + 1));
   }
   // 2^(e - 128) of 8 rows.
   static SLUICE_INLINE __m256 scales(const uint8_t* const* at, int64_t offset) {
@@ -187,6 +190,9 @@ struct U2_K {
       u.q[4 * h + 2] = _mm256_and_si256(_mm256_srli_epi16(b, 4), three);
       u.q[4 * h + 3] = _mm256_and_si256(_mm256_srli_epi16(b, 6), three);
     }
+    unpack_scales(g, u);
+  }
+  static SLUICE_INLINE void unpack_scales(const uint8_t* g, Unpacked256& u) {
     const __m128i s = load_128(g), low = _mm_set1_epi8(15);
     u.scales = _mm256_cvtepu8_epi16(_mm_and_si128(s, low));
     u.mins = _mm256_cvtepu8_epi16(_mm_and_si128(_mm_srli_epi16(s, 4), low));
@@ -214,6 +220,9 @@ struct U3_K {
       u.q[4 * h + 3] = _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(b, 6), three),
                                        _mm256_and_si256(_mm256_srli_epi16(high, 1), four));
     }
+    unpack_scales(g, u);
+  }
+  static SLUICE_INLINE void unpack_scales(const uint8_t* g, Unpacked256& u) {
     const auto a = load_as<uint64_t>(g + 96);  // low nibbles of scales 0..7, high nibbles 8..15
     const auto c = load_as<uint32_t>(g + 104);
     const uint64_t nibble = 0x0f0f0f0f0f0f0f0fu;
@@ -285,6 +294,9 @@ struct U6_K {
       u.q[4 * h + 3] = _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(b, 4), low),
                                        _mm256_and_si256(_mm256_srli_epi16(c, 2), bits));
     }
+    unpack_scales(g, u);
+  }
+  static SLUICE_INLINE void unpack_scales(const uint8_t* g, Unpacked256& u) {
     u.scales = _mm256_cvtepi8_epi16(load_128(g + 192));
   }
 };
@@ -298,6 +310,9 @@ struct UIQ4_XS {
   static SLUICE_INLINE void unpack(const uint8_t* g, Unpacked256& u) {
     for (int j = 0; j < 8; ++j)
       u.q[j] = _mm256_shuffle_epi8(iq4_values(), nibbles_32(g + 8 + 16 * j));
+    unpack_scales(g, u);
+  }
+  static SLUICE_INLINE void unpack_scales(const uint8_t* g, Unpacked256& u) {
     const __m128i shift = _mm_setr_epi32(0, 4, 8, 12);
     // Four bytes of two low nibbles each, eight pairs of high bits in 16 bits.
     const __m128i packed = _mm_cvtepu8_epi32(_mm_cvtsi32_si128(load_as<int32_t>(g + 4)));

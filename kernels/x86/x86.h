@@ -17,7 +17,12 @@ void fill_quantize_avx2(KernelTable& t) noexcept;
 void fill_elementwise_avx2(KernelTable& t) noexcept;
 void fill_attention_avx2(KernelTable& t) noexcept;
 
-// dispatch.cc's table, for entries that call others of it.
+// Need cpu_features().avx512_vnni.
+void fill_matmul_32_avx512(KernelTable& t) noexcept;
+void fill_matmul_256_avx512(KernelTable& t) noexcept;
+
+// dispatch.cc's tables, for entries that call others of it.
 const KernelTable& avx2_kernels() noexcept;
+const KernelTable& avx512_kernels() noexcept;
 
 }  // namespace sluice::kernels::x86

@@ -11,18 +11,23 @@ import os
 
 from forward_lib import Checks, Forward, np, read_safetensors
 
-KERNELS = ("scalar", "avx2")
+# Variant: what the CPU must have for it, as /proc/cpuinfo names it.
+KERNELS = {
+    "scalar": set(),
+    "avx2": {"avx2", "fma", "f16c"},
+    "avx512": {"avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"},
+}
 
 
 def cpu_has(name):
-    if name == "scalar":
+    if not KERNELS[name]:
         return True
     try:
         with open("/proc/cpuinfo") as f:
             flags = next((line for line in f if line.startswith("flags")), "").split()
     except OSError:
         return False
-    return name in flags and (name != "avx2" or {"fma", "f16c"} <= set(flags))
+    return KERNELS[name] <= set(flags)
 
 
 def describe(a, b):

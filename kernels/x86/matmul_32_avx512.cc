@@ -1,0 +1,220 @@
+// Matrix times vectors for the types with groups of 32, AVX-512 with VNNI (definition in
+// kernels.h). dpbusd wants unsigned weights: signed ones are moved up by 128, and kBias times the
+// activations' sum is taken off again, exactly, in int32.
+#include "kernels/x86/vector_avx512.h"
+#include "kernels/x86/x86.h"
+
+namespace sluice::kernels::x86 {
+namespace {
+
+// Columns whose unpacked weights are kept while all tokens pass by: 16 rows of 1024 bytes and their
+// scales stay in L1.
+constexpr int64_t kPanelGroups = 32;
+// From this many tokens on, a panel is unpacked once for all of them.
+constexpr int64_t kPanelTokens = 4;
+
+template <class U>
+constexpr int kBias = U::kSigned ? 128 : U::kOffset;
+
+// --- two rows at once, as unsigned bytes: one in the low half, one in the high half ---
+
+// Low nibbles of 16 bytes, then high nibbles, of both.
+SLUICE_INLINE __m512i nibbles_of_two(const void* a, const void* b) {
+  const __m512i v =
+      _mm512_mask_broadcast_i32x4(_mm512_broadcast_i32x4(load_128(a)), 0xff00, load_128(b));
+  const __m512i shift = _mm512_setr_epi64(0, 0, 4, 4, 0, 0, 4, 4);
+  return _mm512_and_si512(_mm512_srlv_epi64(v, shift), _mm512_set1_epi8(15));
+}
+
+// 16 more where the bit of a (byte i of the low half: bit i) or b (high half) is set.
+SLUICE_INLINE __m512i add_fifth_bits(__m512i q, const void* a, const void* b) {
+  const auto bits = static_cast<uint64_t>(load_as<uint32_t>(b)) << 32 | load_as<uint32_t>(a);
+  return _mm512_mask_add_epi8(q, _cvtu64_mask64(bits), q, _mm512_set1_epi8(16));
+}
+
+template <class U>
+SLUICE_INLINE __m512i unpack_two(const uint8_t* a, const uint8_t* b) {
+  if constexpr (U::kType == WeightType::kQ4_0) {
+    return nibbles_of_two(a + 2, b + 2);
+  } else if constexpr (U::kType == WeightType::kQ4_1) {
+    return nibbles_of_two(a + 4, b + 4);
+  } else if constexpr (U::kType == WeightType::kQ5_0) {
+    return add_fifth_bits(nibbles_of_two(a + 6, b + 6), a + 2, b + 2);
+  } else if constexpr (U::kType == WeightType::kQ5_1) {
+    return add_fifth_bits(nibbles_of_two(a + 8, b + 8), a + 4, b + 4);
+  } else if constexpr (U::kType == WeightType::kIQ4_NL) {
+    const __m512i values = _mm512_broadcast_i32x4(
+        _mm_xor_si128(_mm256_castsi256_si128(iq4_values()), _mm_set1_epi8(-128)));
+    return _mm512_shuffle_epi8(values, nibbles_of_two(a + 2, b + 2));
+  } else if constexpr (U::kType == WeightType::kMXFP4) {
+    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(mxfp4_values()),
+                               nibbles_of_two(a + 1, b + 1));
+  } else {
+    return _mm512_xor_si512(halves_512(U::unpack(a), U::unpack(b)), _mm512_set1_epi8(-128));
+  }
+}
+
+// d of 16 rows.
+template <class U>
+SLUICE_INLINE __m512 scales_of_16(const uint8_t* const* at, int64_t offset) {
+  if constexpr (U::kHalfScale) {
+    return gather_halves_16(at, offset);
+  } else {
+    return _mm512_insertf32x8(
+        _mm512_castps256_ps512(U::scales(at, offset)), U::scales(at + 8, offset), 1);
+  }
+}
+
+// The definition's one or two fmas for a group. `idot` has kBias taken off already.
+template <class U>
+SLUICE_INLINE __m512 accumulate(__m512 acc, __m512i idot, __m512 d, __m512 m, const ActQ8x32& x) {
+  acc = _mm512_fmadd_ps(_mm512_mul_ps(d, _mm512_set1_ps(x.d)), _mm512_cvtepi32_ps(idot), acc);
+  if constexpr (U::kHasMin) {
+    acc = _mm512_fmadd_ps(m, _mm512_set1_ps(x.d * static_cast<float>(x.sum)), acc);
+  }
+  return acc;
+}
+
+template <class U>
+void row_driver(const uint8_t* const* at,
+                const uint8_t* next,
+                int64_t n_groups,
+                const ActQ8x32* x,
+                float* y,
+                __mmask16 rows) {
+  __m512 acc = _mm512_setzero_ps();
+  int64_t offset = 0;
+  for (int64_t g = 0; g < n_groups; ++g, offset += sizeof(typename U::Group)) {
+    prefetch_share_16<typename U::Group>(next, g);
+    const __m512i xq = twice_512(load_256(x[g].qs));
+    __m512i dot[8];
+    for (int i = 0; i < 8; ++i) {
+      dot[i] =
+          dot_bytes(_mm512_setzero_si512(), unpack_two<U>(at[i] + offset, at[i + 8] + offset), xq);
+    }
+    __m512i idot = sum_rows_of_8(dot);
+    if constexpr (kBias<U> != 0)
+      idot = _mm512_sub_epi32(idot, _mm512_set1_epi32(kBias<U> * x[g].sum));
+    __m512 m = _mm512_setzero_ps();
+    if constexpr (U::kHasMin) m = gather_halves_16(at, offset + 2);
+    acc = accumulate<U>(acc, idot, scales_of_16<U>(at, offset), m, x[g]);
+  }
+  _mm512_mask_storeu_ps(y, rows, acc);
+}
+
+// 16 rows of up to kPanelGroups groups: vector j of a group holds weights 4j .. 4j + 3 of every
+// row.
+struct Panel {
+  __m512i q[kPanelGroups][8];
+  __m512 d[kPanelGroups];
+  __m512 m[kPanelGroups];
+};
+
+template <class U>
+void fill_panel(
+    Panel& p, const uint8_t* const* at, const uint8_t* next, int64_t first, int64_t n_groups) {
+  int64_t offset = first * static_cast<int64_t>(sizeof(typename U::Group));
+  for (int64_t g = 0; g < n_groups; ++g, offset += sizeof(typename U::Group)) {
+    prefetch_share_16<typename U::Group>(next, first + g);
+    __m256i q[kWide];
+    for (int i = 0; i < kWide; ++i) {
+      q[i] = U::unpack(at[i] + offset);
+      if constexpr (U::kSigned) q[i] = _mm256_xor_si256(q[i], _mm256_set1_epi8(-128));
+    }
+    transpose_16x8(q, p.q[g]);
+    p.d[g] = scales_of_16<U>(at, offset);
+    if constexpr (U::kHasMin) p.m[g] = gather_halves_16(at, offset + 2);
+  }
+}
+
+template <class U, int kTokens>
+void panel_driver(const Panel& p,
+                  int64_t n_groups,
+                  bool first,
+                  const uint8_t* x,
+                  int64_t x_stride,
+                  float* y,
+                  int64_t y_stride,
+                  __mmask16 rows) {
+  const ActQ8x32* act[kTokens];
+  __m512 acc[kTokens];
+  for (int t = 0; t < kTokens; ++t) {
+    act[t] = reinterpret_cast<const ActQ8x32*>(x + t * x_stride);
+    acc[t] = first ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(rows, y + t * y_stride);
+  }
+  for (int64_t g = 0; g < n_groups; ++g) {
+    __m512i idot[kTokens];
+    for (int t = 0; t < kTokens; ++t) idot[t] = _mm512_set1_epi32(-kBias<U> * act[t][g].sum);
+#pragma GCC unroll 8
+    for (int j = 0; j < 8; ++j) {
+      const __m512i w = p.q[g][j];
+      for (int t = 0; t < kTokens; ++t)
+        idot[t] = dot_bytes(idot[t], w, broadcast_i32_512(act[t][g].qs + 4 * j));
+    }
+    for (int t = 0; t < kTokens; ++t)
+      acc[t] = accumulate<U>(acc[t], idot[t], p.d[g], p.m[g], act[t][g]);
+  }
+  for (int t = 0; t < kTokens; ++t) _mm512_mask_storeu_ps(y + t * y_stride, rows, acc[t]);
+}
+
+template <class U>
+void matmul(const void* w,
+            int64_t w_stride,
+            int64_t n_rows,
+            int64_t n_cols,
+            const void* x,
+            int64_t x_stride,
+            int64_t n_tokens,
+            float* y,
+            int64_t y_stride) noexcept {
+  const int64_t n_groups = n_cols / 32;
+  const auto* xs = static_cast<const uint8_t*>(x);
+  const uint8_t* at[kWide];
+  for (int64_t r = 0; r < n_rows; r += kWide) {
+    rows_of_16(w, w_stride, r, n_rows, at);
+    const uint8_t* next = static_cast<const uint8_t*>(w) + next_rows_16(r, n_rows) * w_stride;
+    const __mmask16 rows = first_rows(n_rows - r);
+    if (n_tokens < kPanelTokens) {
+      for (int64_t t = 0; t < n_tokens; ++t) {
+        const auto* act = reinterpret_cast<const ActQ8x32*>(xs + t * x_stride);
+        row_driver<U>(at, next, n_groups, act, y + t * y_stride + r, rows);
+      }
+      continue;
+    }
+    Panel panel;
+    for (int64_t g0 = 0; g0 < n_groups; g0 += kPanelGroups) {
+      const int64_t n = n_groups - g0 < kPanelGroups ? n_groups - g0 : kPanelGroups;
+      fill_panel<U>(panel, at, next, g0, n);
+      const uint8_t* act = xs + g0 * static_cast<int64_t>(sizeof(ActQ8x32));
+      const auto run = [&]<int kTokens>(int64_t t) {
+        panel_driver<U, kTokens>(
+            panel, n, g0 == 0, act + t * x_stride, x_stride, y + t * y_stride + r, y_stride, rows);
+      };
+      int64_t t = 0;
+      for (; t + 8 <= n_tokens; t += 8) run.template operator()<8>(t);
+      if (t + 4 <= n_tokens) run.template operator()<4>(t), t += 4;
+      if (t + 2 <= n_tokens) run.template operator()<2>(t), t += 2;
+      if (t < n_tokens) run.template operator()<1>(t);
+    }
+  }
+}
+
+template <class U>
+void set_matmul(KernelTable& t) {
+  t.matmul[static_cast<int>(U::kType)] = matmul<U>;
+}
+
+}  // namespace
+
+void fill_matmul_32_avx512(KernelTable& t) noexcept {
+  set_matmul<U8_0>(t);
+  set_matmul<U8_1>(t);
+  set_matmul<U4_0>(t);
+  set_matmul<U4_1>(t);
+  set_matmul<U5_0>(t);
+  set_matmul<U5_1>(t);
+  set_matmul<UIQ4_NL>(t);
+  set_matmul<UMXFP4>(t);
+}
+
+}  // namespace sluice::kernels::x86
