@@ -8,7 +8,7 @@ namespace sluice::kernels::x86 {
 namespace {
 
 // Columns whose unpacked weights are kept while all tokens pass by.
-constexpr int64_t kPanelGroups = 4;
+constexpr int64_t kPanelGroups = 2;
 // From this many tokens on, a panel is unpacked once for all of them.
 constexpr int64_t kPanelTokens = 4;
 
@@ -414,46 +414,95 @@ struct Panel {
   } group[kPanelGroups];
 };
 
+// Scales and minima from the heads of four times four rows.
+SLUICE_INLINE void fill_six_bit(Panel::Group& out, const uint8_t* const* at, int64_t offset) {
+  const __m512i row_order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  __m512i heads[4], p[4];
+  for (int k = 0; k < 4; ++k) {
+    heads[k] = heads_of_four(at + 4 * k, offset);
+    p[k] = six_bit_pairs(heads[k]);
+  }
+  const __m512i a = _mm512_unpacklo_epi32(p[0], p[1]), b = _mm512_unpacklo_epi32(p[2], p[3]);
+  const __m512i c = _mm512_unpackhi_epi32(p[0], p[1]), d = _mm512_unpackhi_epi32(p[2], p[3]);
+  // Per row four bytes: scales 0..3, minima 0..3, scales 4..7, minima 4..7.
+  const __m512i bytes[4] = {_mm512_permutexvar_epi32(row_order, _mm512_unpacklo_epi64(a, b)),
+                            _mm512_permutexvar_epi32(row_order, _mm512_unpackhi_epi64(a, b)),
+                            _mm512_permutexvar_epi32(row_order, _mm512_unpacklo_epi64(c, d)),
+                            _mm512_permutexvar_epi32(row_order, _mm512_unpackhi_epi64(c, d))};
+  const __m512i byte = _mm512_set1_epi32(255);
+  const __m512i low_words = _mm512_broadcast_i32x4(
+      _mm_setr_epi8(0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13, -1));
+  const __m512i high_words = _mm512_broadcast_i32x4(
+      _mm_setr_epi8(2, -1, 3, -1, 6, -1, 7, -1, 10, -1, 11, -1, 14, -1, 15, -1));
+  for (int h = 0; h < 2; ++h) {
+    const __m512i s = bytes[2 * h];
+    out.scales[4 * h] = _mm512_and_si512(s, byte);
+    out.scales[4 * h + 1] = _mm512_and_si512(_mm512_srli_epi32(s, 8), byte);
+    out.scales[4 * h + 2] = _mm512_and_si512(_mm512_srli_epi32(s, 16), byte);
+    out.scales[4 * h + 3] = _mm512_srli_epi32(s, 24);
+    out.mins[2 * h] = _mm512_shuffle_epi8(bytes[2 * h + 1], low_words);
+    out.mins[2 * h + 1] = _mm512_shuffle_epi8(bytes[2 * h + 1], high_words);
+  }
+  const __m512i dd = first_of_lanes(heads);
+  out.d = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(dd));
+  out.dmin = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(dd, 16)));
+}
+
+// The words of 16 rows, transposed by pairs: those of 32 weights per vector.
+SLUICE_INLINE void transpose_words(const __m256i* words, __m512i* pairs) {
+  __m512i v[8];
+  for (int i = 0; i < 8; ++i) v[i] = halves_512(words[i], words[i + 8]);
+  transpose_16x8(v, pairs);
+}
+
 template <class U>
-void fill_panel(
-    Panel& p, const uint8_t* const* at, const uint8_t* next, int64_t first, int64_t n_groups) {
+SLUICE_INLINE void fill_scales(Panel::Group& out, const uint8_t* const* at, int64_t offset) {
+  __m256i scales[kWide], mins[kWide];
+  for (int i = 0; i < kWide; ++i) {
+    Unpacked256 u;
+    U::unpack_scales(at[i] + offset, u);
+    scales[i] = u.scales;
+    if constexpr (U::kHasMin) mins[i] = u.mins;
+  }
+  __m512i pairs[8];
+  transpose_words(scales, pairs);
+  for (int j = 0; j < 8; ++j) {
+    const __m512i low = _mm512_srai_epi32(_mm512_slli_epi32(pairs[j], 16), 16);
+    if constexpr (kScales<U> == 8) {
+      out.scales[j] = low;
+    } else {
+      out.scales[2 * j] = low;
+      out.scales[2 * j + 1] = _mm512_srai_epi32(pairs[j], 16);
+    }
+  }
+  out.d = gather_halves_16(at, offset + U::kD);
+  if constexpr (U::kHasMin) {
+    static_assert(kScales<U> == 16);
+    transpose_words(mins, out.mins);
+    out.dmin = gather_halves_16(at, offset + U::kDmin);
+  }
+}
+
+template <class U>
+void fill_panel(Panel& p, const uint8_t* const* at, int64_t first, int64_t n_groups) {
   int64_t offset = first * static_cast<int64_t>(sizeof(typename U::Group));
   for (int64_t n = 0; n < n_groups; ++n, offset += sizeof(typename U::Group)) {
-    prefetch_share_16<typename U::Group>(next, first + n);
     Panel::Group& out = p.group[n];
-    __m256i q[8][kWide], scales[kWide], mins[kWide];
-    for (int i = 0; i < kWide; ++i) {
-      Unpacked256 u;
-      U::unpack(at[i] + offset, u);
-      for (int j = 0; j < 8; ++j)
-        q[j][i] = U::kSigned ? _mm256_xor_si256(u.q[j], _mm256_set1_epi8(-128)) : u.q[j];
-      scales[i] = u.scales;
-      if constexpr (U::kHasMin) mins[i] = u.mins;
-    }
-    for (int j = 0; j < 8; ++j) transpose_16x8(q[j], out.q + 8 * j);
-    __m512i pairs[8];  // two words per row: the scales of 32 weights
-    transpose_16x8(scales, pairs);
-    for (int j = 0; j < 8; ++j) {
-      const __m512i low = _mm512_srai_epi32(_mm512_slli_epi32(pairs[j], 16), 16);
-      if constexpr (kScales<U> == 8) {
-        out.scales[j] = low;
-      } else {
-        out.scales[2 * j] = low;
-        out.scales[2 * j + 1] = _mm512_srai_epi32(pairs[j], 16);
+    __m512i blocks[8][8];  // of a sub-block: rows i and i + 8
+    for (int i = 0; i < 8; ++i) {
+      __m512i a[4], b[4];
+      U::unpack_row(at[i] + offset, a);
+      U::unpack_row(at[i + 8] + offset, b);
+      for (int v = 0; v < 4; ++v) {
+        blocks[sub_block<U::kOrder>(v, 0)][i] = _mm512_shuffle_i64x2(a[v], b[v], 0x44);
+        blocks[sub_block<U::kOrder>(v, 1)][i] = _mm512_shuffle_i64x2(a[v], b[v], 0xee);
       }
     }
-    out.d = gather_halves_16(at, offset + U::kD);
-    if constexpr (U::kHasMin) {
-      transpose_16x8(mins, pairs);
-      for (int j = 0; j < 8; ++j) {
-        if constexpr (kScales<U> == 16) {
-          out.mins[j] = pairs[j];
-        } else if (j % 2 == 0) {
-          out.mins[j / 2] = _mm512_mask_blend_epi16(0xaaaaaaaau, pairs[j], pairs[j + 1]);
-        }
-      }
-      out.dmin = gather_halves_16(at, offset + U::kDmin);
-    }
+    for (int j = 0; j < 8; ++j) transpose_16x8(blocks[j], out.q + 8 * j);
+    if constexpr (kSixBit<U>)
+      fill_six_bit(out, at, offset);
+    else
+      fill_scales<U>(out, at, offset);
   }
 }
 
@@ -516,6 +565,7 @@ SLUICE_INLINE void dot_panel(
 template <class U, int kTokens>
 void panel_driver(const Panel& p,
                   int64_t n_groups,
+                  const uint8_t* ahead,
                   bool first,
                   const uint8_t* x,
                   int64_t x_stride,
@@ -529,6 +579,7 @@ void panel_driver(const Panel& p,
     acc[t] = first ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(rows, y + t * y_stride);
   }
   for (int64_t g = 0; g < n_groups; ++g) {
+    if (ahead != nullptr) prefetch_share_16<typename U::Group>(ahead, g);
     __m512i isum[kTokens], imin[kTokens];
     dot_panel<U, kTokens>(p.group[g], act, g, isum, imin);
     for (int t = 0; t < kTokens; ++t) {
@@ -566,11 +617,20 @@ void matmul(const void* w,
     Panel panel;
     for (int64_t g0 = 0; g0 < n_groups; g0 += kPanelGroups) {
       const int64_t n = n_groups - g0 < kPanelGroups ? n_groups - g0 : kPanelGroups;
-      fill_panel<U>(panel, at, next, g0, n);
+      fill_panel<U>(panel, at, g0, n);
+      // The first tokens ask for the next rows, so that memory works while they are computed.
+      const uint8_t* ahead = next + g0 * kWide * static_cast<int64_t>(sizeof(typename U::Group));
       const uint8_t* act = xs + g0 * static_cast<int64_t>(sizeof(ActQ8x256));
       const auto run = [&]<int kTokens>(int64_t t) {
-        panel_driver<U, kTokens>(
-            panel, n, g0 == 0, act + t * x_stride, x_stride, y + t * y_stride + r, y_stride, rows);
+        panel_driver<U, kTokens>(panel,
+                                 n,
+                                 t == 0 ? ahead : nullptr,
+                                 g0 == 0,
+                                 act + t * x_stride,
+                                 x_stride,
+                                 y + t * y_stride + r,
+                                 y_stride,
+                                 rows);
       };
       int64_t t = 0;
       for (; t + 8 <= n_tokens; t += 8) run.template operator()<8>(t);

@@ -111,16 +111,11 @@ struct Panel {
 };
 
 template <class U>
-void fill_panel(
-    Panel& p, const uint8_t* const* at, const uint8_t* next, int64_t first, int64_t n_groups) {
+void fill_panel(Panel& p, const uint8_t* const* at, int64_t first, int64_t n_groups) {
   int64_t offset = first * static_cast<int64_t>(sizeof(typename U::Group));
   for (int64_t g = 0; g < n_groups; ++g, offset += sizeof(typename U::Group)) {
-    prefetch_share_16<typename U::Group>(next, first + g);
-    __m256i q[kWide];
-    for (int i = 0; i < kWide; ++i) {
-      q[i] = U::unpack(at[i] + offset);
-      if constexpr (U::kSigned) q[i] = _mm256_xor_si256(q[i], _mm256_set1_epi8(-128));
-    }
+    __m512i q[8];
+    for (int i = 0; i < 8; ++i) q[i] = unpack_two<U>(at[i] + offset, at[i + 8] + offset);
     transpose_16x8(q, p.q[g]);
     p.d[g] = scales_of_16<U>(at, offset);
     if constexpr (U::kHasMin) p.m[g] = gather_halves_16(at, offset + 2);
@@ -130,6 +125,7 @@ void fill_panel(
 template <class U, int kTokens>
 void panel_driver(const Panel& p,
                   int64_t n_groups,
+                  const uint8_t* ahead,
                   bool first,
                   const uint8_t* x,
                   int64_t x_stride,
@@ -143,6 +139,7 @@ void panel_driver(const Panel& p,
     acc[t] = first ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(rows, y + t * y_stride);
   }
   for (int64_t g = 0; g < n_groups; ++g) {
+    if (ahead != nullptr) prefetch_share_16<typename U::Group>(ahead, g);
     __m512i idot[kTokens];
     for (int t = 0; t < kTokens; ++t) idot[t] = _mm512_set1_epi32(-kBias<U> * act[t][g].sum);
 #pragma GCC unroll 8
@@ -184,11 +181,20 @@ void matmul(const void* w,
     Panel panel;
     for (int64_t g0 = 0; g0 < n_groups; g0 += kPanelGroups) {
       const int64_t n = n_groups - g0 < kPanelGroups ? n_groups - g0 : kPanelGroups;
-      fill_panel<U>(panel, at, next, g0, n);
+      fill_panel<U>(panel, at, g0, n);
+      // The first tokens ask for the next rows, so that memory works while they are computed.
+      const uint8_t* ahead = next + g0 * kWide * static_cast<int64_t>(sizeof(typename U::Group));
       const uint8_t* act = xs + g0 * static_cast<int64_t>(sizeof(ActQ8x32));
       const auto run = [&]<int kTokens>(int64_t t) {
-        panel_driver<U, kTokens>(
-            panel, n, g0 == 0, act + t * x_stride, x_stride, y + t * y_stride + r, y_stride, rows);
+        panel_driver<U, kTokens>(panel,
+                                 n,
+                                 t == 0 ? ahead : nullptr,
+                                 g0 == 0,
+                                 act + t * x_stride,
+                                 x_stride,
+                                 y + t * y_stride + r,
+                                 y_stride,
+                                 rows);
       };
       int64_t t = 0;
       for (; t + 8 <= n_tokens; t += 8) run.template operator()<8>(t);

@@ -89,10 +89,10 @@ SLUICE_INLINE __m512i sum_rows_of_16(const __m512i* v) {
   return sum_rows_of_8(folded);
 }
 
-// 16 rows of 8 dwords, transposed: out[i] lane r = in[r] lane i.
-SLUICE_INLINE void transpose_16x8(const __m256i* in, __m512i* out) {
-  __m512i v[8], a[8], b[8];
-  for (int i = 0; i < 8; ++i) v[i] = halves_512(in[i], in[i + 8]);
+// 16 rows of 8 dwords, transposed: v[i] holds row i in the low half, row i + 8 in the high one;
+// out[i] lane r = dword i of row r.
+SLUICE_INLINE void transpose_16x8(const __m512i* v, __m512i* out) {
+  __m512i a[8], b[8];
   for (int i = 0; i < 4; ++i) {
     a[2 * i] = _mm512_unpacklo_epi32(v[2 * i], v[2 * i + 1]);
     a[2 * i + 1] = _mm512_unpackhi_epi32(v[2 * i], v[2 * i + 1]);
