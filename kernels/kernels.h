@@ -47,6 +47,12 @@ struct AttentionPartial {
   float sum;
 };
 
+// One query head of one token: head_dim floats, rotated, not scaled; it sees tokens [first, last) of the run.
+struct AttentionQuery {
+  const float* q;
+  int64_t first, last;
+};
+
 struct KernelTable {
   const char* name;
 
@@ -91,16 +97,15 @@ struct KernelTable {
   // Bytes of one token of one kv head in a page, and writing it. head_dim is a multiple of 2 (Q8_0: of 32).
   void (*kv_store[static_cast<int>(KvType::kCount)])(const float* x, void* dst, int64_t head_dim) noexcept;
 
-  // Attention of n_q query heads that share one kv head, over one run of at most kRunPages pages.
-  //   q        n_q rows of head_dim floats, q_stride apart, already rotated (not scaled)
+  // Attention of n_q queries that share one kv head (of one token, or of several of one sequence), over one run of at
+  // most kRunPages pages.
   //   k_pages, v_pages   page p holds tokens [p * kPageTokens, ...) of the run, kPageTokens rows of
-  //            kv_row_bytes(type, head_dim)
-  //   [first, last)      visible tokens, relative to the run's first token; rows outside are not read
+  //            kv_row_bytes(type, head_dim); rows that no query sees are not read
   //   acc      n_q rows of head_dim, overwritten with the numerator; part: n_q partials
-  // Per page in order: scores = scale * dot (F32 definition), page maximum, rescale, exp, accumulate.
-  void (*attention_run[static_cast<int>(KvType::kCount)])(const float* q, int64_t q_stride, int64_t n_q,
-                                                          int64_t head_dim, const void* const* k_pages,
-                                                          const void* const* v_pages, int64_t first, int64_t last,
+  // Per page in order: scores = scale * dot (F32 definition), page maximum, rescale, exp, accumulate. A query's result
+  // does not depend on the others.
+  void (*attention_run[static_cast<int>(KvType::kCount)])(const AttentionQuery* queries, int64_t n_q, int64_t head_dim,
+                                                          const void* const* k_pages, const void* const* v_pages,
                                                           float scale, float* acc, AttentionPartial* part) noexcept;
 
   // Merges run partials in order: out = sum_r acc_r * exp(max_r - max) / sum. acc rows of one head are

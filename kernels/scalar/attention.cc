@@ -75,21 +75,19 @@ struct RowQ8_0 {
 };
 
 template <class Row>
-void attention_run(const float* q,
-                   int64_t q_stride,
+void attention_run(const AttentionQuery* queries,
                    int64_t n_q,
                    int64_t head_dim,
                    const void* const* k_pages,
                    const void* const* v_pages,
-                   int64_t first,
-                   int64_t last,
                    float scale,
                    float* acc,
                    AttentionPartial* part) noexcept {
   const int64_t row_bytes = kv_row_bytes(Row::kType, head_dim);
   float row[kMaxHeadDim];
   float p[kPageTokens];
-  for (int64_t h = 0; h < n_q; ++h, q += q_stride, acc += head_dim) {
+  for (int64_t h = 0; h < n_q; ++h, acc += head_dim) {
+    const auto [q, first, last] = queries[h];
     float max = -INFINITY, sum = 0.0f;
     for (int64_t d = 0; d < head_dim; ++d) acc[d] = 0.0f;
     for (int64_t page = first / kPageTokens; page * kPageTokens < last; ++page) {

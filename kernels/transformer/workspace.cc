@@ -7,6 +7,11 @@
 namespace sluice::kernels {
 namespace {
 
+// Tokens that share one reading of keys and values: as many as kMaxTileTokens while a thread's partials stay below
+// kTileBytes, one at least.
+constexpr int64_t kMaxTileTokens = 8;
+constexpr int64_t kTileBytes = 1 << 20;
+
 // Hands out 64-byte aligned pieces; with a null base it only adds up.
 class Cursor {
  public:
@@ -58,7 +63,9 @@ Workspace lay_out(const HParams& hp, const WorkspaceShape& shape, Cursor& c) {
   w.act[0] = c.take<std::byte>(act_rows * w.act_stride[0]);
   w.act[1] = c.take<std::byte>(act_rows * w.act_stride[1]);
   w.cos_sin = c.take<float>(t * row_stride(hp.rope_dim));
-  const int64_t lanes = shape.n_threads * w.max_runs * hp.group_size();
+  const int64_t token_bytes = w.max_runs * hp.group_size() * hp.head_dim * static_cast<int64_t>(sizeof(float));
+  w.tile_tokens = std::clamp<int64_t>(kTileBytes / std::max<int64_t>(token_bytes, 1), 1, std::clamp<int64_t>(t, 1, kMaxTileTokens));
+  const int64_t lanes = shape.n_threads * w.max_runs * w.tile_tokens * hp.group_size();
   w.attn_acc = c.take<float>(lanes * hp.head_dim);
   w.attn_part = c.take<float>(lanes * 2);
   w.row_scratch = c.take<float>(shape.n_threads * row_stride(w.widest));

@@ -36,14 +36,15 @@ struct Workspace {
   int32_t* expert_first = nullptr;   // (n_experts + 1) where an expert's pairs start in pair_order
   std::byte* act[2] = {};        // quantised inputs, Q8x32 and Q8x256: (pairs, widest)
   float* cos_sin = nullptr;      // (tokens, rope_dim)
-  float* attn_acc = nullptr;     // (threads, runs, group, head_dim)
-  float* attn_part = nullptr;    // (threads, runs, group) pairs {max, sum}
+  float* attn_acc = nullptr;     // (threads, runs, tile tokens, group, head_dim)
+  float* attn_part = nullptr;    // (threads, runs, tile tokens, group) pairs {max, sum}
   float* row_scratch = nullptr;  // (threads, widest) one dequantised row, reference path
   float* logits = nullptr;       // (outputs, vocab)
   float* out_x = nullptr;        // (outputs, dim)
   int64_t act_stride[2] = {};    // bytes
   int64_t widest = 0;            // longest row any matrix multiplies
   int64_t max_runs = 0;
+  int64_t tile_tokens = 1;       // tokens of one sequence whose attention is computed together
   WorkspaceShape shape;
 };
 

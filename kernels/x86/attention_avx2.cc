@@ -206,43 +206,59 @@ void add_page(const float (*p)[kPageTokens],
   if (h < n_q) add_page_heads<Row, 1>(p + h, rescale + h, v, head_dim, n, acc + h * head_dim);
 }
 
+// Up to kHeads queries that see the same tokens.
 template <class Row>
-void attention_run(const float* q,
-                   int64_t q_stride,
+void attend_together(const AttentionQuery* queries,
+                     int64_t n,
+                     int64_t head_dim,
+                     const void* const* k_pages,
+                     const void* const* v_pages,
+                     float scale,
+                     float* acc,
+                     AttentionPartial* part) {
+  const int64_t row_bytes = Row::row_bytes(head_dim);
+  const int64_t first = queries[0].first, last = queries[0].last;
+  alignas(32) float q[kHeads][kMaxHeadDim];
+  alignas(32) float p[kHeads][kPageTokens];
+  float rescale[kHeads];
+  for (int64_t h = 0; h < n; ++h) {
+    const int64_t padded = (head_dim + 15) & ~int64_t{15};
+    __builtin_memcpy(q[h], queries[h].q, static_cast<size_t>(head_dim) * 4);
+    for (int64_t i = head_dim; i < padded; ++i) q[h][i] = 0.0f;
+    part[h] = {-__builtin_inff(), 0.0f};
+  }
+  for (int64_t i = 0; i < n * head_dim; ++i) acc[i] = 0.0f;
+  for (int64_t page = first / kPageTokens; page * kPageTokens < last; ++page) {
+    const int64_t base = page * kPageTokens;
+    const int64_t begin = base > first ? 0 : first - base;
+    const int64_t end = last - base < kPageTokens ? last - base : kPageTokens;
+    if (begin >= end) continue;
+    const auto* k = static_cast<const uint8_t*>(k_pages[page]) + begin * row_bytes;
+    const auto* v = static_cast<const uint8_t*>(v_pages[page]) + begin * row_bytes;
+    score_page<Row>(q, n, k, head_dim, end - begin, scale, p);
+    for (int64_t h = 0; h < n; ++h) rescale[h] = update_head(p[h], end - begin, part[h]);
+    add_page<Row>(p, rescale, n, v, head_dim, end - begin, acc);
+  }
+}
+
+template <class Row>
+void attention_run(const AttentionQuery* queries,
                    int64_t n_q,
                    int64_t head_dim,
                    const void* const* k_pages,
                    const void* const* v_pages,
-                   int64_t first,
-                   int64_t last,
                    float scale,
                    float* acc,
                    AttentionPartial* part) noexcept {
-  const int64_t row_bytes = Row::row_bytes(head_dim);
-  alignas(32) float queries[kHeads][kMaxHeadDim];
-  alignas(32) float p[kHeads][kPageTokens];
-  float rescale[kHeads];
-  for (int64_t h0 = 0; h0 < n_q; h0 += kHeads) {
-    const int64_t n = n_q - h0 < kHeads ? n_q - h0 : kHeads;
-    float* out = acc + h0 * head_dim;
-    for (int64_t h = 0; h < n; ++h) {
-      const int64_t padded = (head_dim + 15) & ~int64_t{15};
-      __builtin_memcpy(queries[h], q + (h0 + h) * q_stride, static_cast<size_t>(head_dim) * 4);
-      for (int64_t i = head_dim; i < padded; ++i) queries[h][i] = 0.0f;
-      part[h0 + h] = {-__builtin_inff(), 0.0f};
+  for (int64_t h = 0; h < n_q;) {
+    int64_t n = 1;
+    while (h + n < n_q && n < kHeads && queries[h + n].first == queries[h].first &&
+           queries[h + n].last == queries[h].last) {
+      ++n;
     }
-    for (int64_t i = 0; i < n * head_dim; ++i) out[i] = 0.0f;
-    for (int64_t page = first / kPageTokens; page * kPageTokens < last; ++page) {
-      const int64_t base = page * kPageTokens;
-      const int64_t begin = base > first ? 0 : first - base;
-      const int64_t end = last - base < kPageTokens ? last - base : kPageTokens;
-      if (begin >= end) continue;
-      const auto* k = static_cast<const uint8_t*>(k_pages[page]) + begin * row_bytes;
-      const auto* v = static_cast<const uint8_t*>(v_pages[page]) + begin * row_bytes;
-      score_page<Row>(queries, n, k, head_dim, end - begin, scale, p);
-      for (int64_t h = 0; h < n; ++h) rescale[h] = update_head(p[h], end - begin, part[h0 + h]);
-      add_page<Row>(p, rescale, n, v, head_dim, end - begin, out);
-    }
+    attend_together<Row>(
+        queries + h, n, head_dim, k_pages, v_pages, scale, acc + h * head_dim, part + h);
+    h += n;
   }
 }
 

@@ -46,7 +46,40 @@ struct Result {
   std::vector<AttentionPartial> part;
 };
 
-// Run `run` of the sequence; [first, last) absolute.
+// What a query sees, absolute.
+struct Span {
+  int64_t first, last;
+};
+
+// Run `run` of the sequence, for queries q_stride floats apart.
+Result attend_run(const KernelTable& table,
+                  const Kv& kv,
+                  const std::vector<float>& q,
+                  int64_t q_stride,
+                  const std::vector<Span>& spans,
+                  int64_t run,
+                  float scale) {
+  std::vector<const void*> k, v;
+  for (int64_t p = run * kRunPages;
+       p < std::min<int64_t>((run + 1) * kRunPages, static_cast<int64_t>(kv.k.size()));
+       ++p) {
+    k.push_back(kv.k[p].data());
+    v.push_back(kv.v[p].data());
+  }
+  const auto n_q = static_cast<int64_t>(spans.size());
+  Result r{std::vector<float>(n_q * kv.head_dim, NAN), std::vector<AttentionPartial>(n_q)};
+  const int64_t base = run * kRunTokens;
+  std::vector<AttentionQuery> queries;
+  for (int64_t h = 0; h < n_q; ++h) {
+    queries.push_back({q.data() + h * q_stride,
+                       std::clamp<int64_t>(spans[h].first - base, 0, kRunTokens),
+                       std::clamp<int64_t>(spans[h].last - base, 0, kRunTokens)});
+  }
+  table.attention_run[static_cast<int>(kv.type)](
+      queries.data(), n_q, kv.head_dim, k.data(), v.data(), scale, r.acc.data(), r.part.data());
+  return r;
+}
+
 Result attend_run(const KernelTable& table,
                   const Kv& kv,
                   const std::vector<float>& q,
@@ -56,27 +89,7 @@ Result attend_run(const KernelTable& table,
                   int64_t first,
                   int64_t last,
                   float scale) {
-  std::vector<const void*> k, v;
-  for (int64_t p = run * kRunPages;
-       p < std::min<int64_t>((run + 1) * kRunPages, static_cast<int64_t>(kv.k.size()));
-       ++p) {
-    k.push_back(kv.k[p].data());
-    v.push_back(kv.v[p].data());
-  }
-  Result r{std::vector<float>(n_q * kv.head_dim, NAN), std::vector<AttentionPartial>(n_q)};
-  const int64_t base = run * kRunTokens;
-  table.attention_run[static_cast<int>(kv.type)](q.data(),
-                                                 q_stride,
-                                                 n_q,
-                                                 kv.head_dim,
-                                                 k.data(),
-                                                 v.data(),
-                                                 std::clamp<int64_t>(first - base, 0, kRunTokens),
-                                                 std::clamp<int64_t>(last - base, 0, kRunTokens),
-                                                 scale,
-                                                 r.acc.data(),
-                                                 r.part.data());
-  return r;
+  return attend_run(table, kv, q, q_stride, std::vector<Span>(n_q, {first, last}), run, scale);
 }
 
 // All runs of one head, merged.
@@ -175,6 +188,45 @@ TEST_P(Attention, EqualsScalarForEveryHeadDimHeadCountAndRange) {
       for (int64_t h = 0; h < n_q; ++h) {
         ASSERT_TRUE(same_bits(got.part[h].max, want.part[h].max));
         ASSERT_TRUE(same_bits(got.part[h].sum, want.part[h].sum));
+      }
+    }
+  }
+}
+
+// Tokens of one prompt together: each sees a range of its own, as if it were alone.
+TEST_P(Attention, QueriesTogetherEqualScalarsOneByOne) {
+  REQUIRE_TABLE(table, GetParam());
+  Random random(9);
+  for (int type = 0; type < static_cast<int>(KvType::kCount); ++type) {
+    for (int round = 0; round < 60; ++round) {
+      const int64_t head_dim = 32 * (1 + random.below(5));
+      const int64_t group = 1 + random.below(8), tokens = 1 + random.below(20);
+      const int64_t start = random.below(kRunTokens - tokens + 1);
+      const int64_t window = round % 3 == 0 ? 1 + random.below(200) : kRunTokens;
+      const int64_t n = start + tokens;
+      const Kv kv(static_cast<KvType>(type),
+                  head_dim,
+                  n,
+                  random.normals(n * head_dim),
+                  random.normals(n * head_dim));
+      std::vector<Span> spans;
+      for (int64_t t = 0; t < tokens; ++t) {
+        const int64_t last = start + t + 1;
+        const Span span =
+            random.below(12) == 0 ? Span{0, 0} : Span{std::max<int64_t>(0, last - window), last};
+        spans.insert(spans.end(), group, span);
+      }
+      const std::vector<float> q = random.normals(tokens * group * head_dim);
+      const Result got = attend_run(*table, kv, q, head_dim, spans, 0, 0.1f);
+      for (size_t h = 0; h < spans.size(); ++h) {
+        const auto from = q.begin() + static_cast<int64_t>(h) * head_dim;
+        const Result want = attend_run(
+            scalar_kernels(), kv, {from, from + head_dim}, head_dim, {spans[h]}, 0, 0.1f);
+        const auto at = got.acc.begin() + static_cast<int64_t>(h) * head_dim;
+        ASSERT_TRUE(same_bits(std::vector<float>(at, at + head_dim), want.acc))
+            << type << ' ' << head_dim << " query " << h;
+        ASSERT_TRUE(same_bits(got.part[h].max, want.part[0].max));
+        ASSERT_TRUE(same_bits(got.part[h].sum, want.part[0].sum));
       }
     }
   }

@@ -137,14 +137,15 @@ std::vector<float> attend(const KernelTable& table, KvType type, int64_t window,
     for (int64_t t = 0; t < n; ++t) {
       const int64_t last = causal ? t + 1 : n;
       const int64_t first = window > 0 && t + 1 > window ? t + 1 - window : 0;
-      table.attention_run[static_cast<int>(type)](q.f32() + (t * heads + g * group) * dim,
-                                                  dim,
+      std::vector<AttentionQuery> queries;
+      for (int64_t h = 0; h < group; ++h) {
+        queries.push_back({q.f32() + (t * heads + g * group + h) * dim, first, last});
+      }
+      table.attention_run[static_cast<int>(type)](queries.data(),
                                                   group,
                                                   dim,
                                                   k_pages,
                                                   v_pages,
-                                                  first,
-                                                  last,
                                                   1.0f / std::sqrt(static_cast<float>(dim)),
                                                   acc.data(),
                                                   part.data());
@@ -188,8 +189,11 @@ TEST_P(Components, GroupedHeadsEqualRepeatedKv) {
     auto run =
         [&](const float* kv, int64_t first_head, int64_t n_q, float* acc, AttentionPartial* part) {
           const void* pages[] = {kv};
+          std::vector<AttentionQuery> queries;
+          for (int64_t h = 0; h < n_q; ++h)
+            queries.push_back({q.data() + (first_head + h) * dim, 0, n});
           table->attention_run[static_cast<int>(KvType::kF32)](
-              q.data() + first_head * dim, dim, n_q, dim, pages, pages, 0, n, 0.2f, acc, part);
+              queries.data(), n_q, dim, pages, pages, 0.2f, acc, part);
         };
     std::vector<float> grouped(group * dim), alone(dim);
     std::vector<AttentionPartial> part(group), part_alone(1);
