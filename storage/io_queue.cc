@@ -76,21 +76,17 @@ class ThreadedIoQueue final : public IoQueue {
   }
 
   ~ThreadedIoQueue() override {
-    {
-      const std::lock_guard lock(mutex_);
-      stop_ = true;
-      demand_.clear();
-      ahead_.clear();
-    }
-    ready_.notify_all();
-    for (auto& t : threads_) t.join();
+    halt();
     for (uint32_t part = 0; part < mappings_.size(); ++part) drop_now(part, 0, mappings_[part].size());
   }
+
+  void stop() override { halt(); }
 
   void submit(const ReadRequest& r) override {
     SLUICE_DCHECK(r.file_offset % alignment_ == 0 && r.n_bytes % alignment_ == 0);
     {
       const std::lock_guard lock(mutex_);
+      if (stop_) return;
       (r.demand ? demand_ : ahead_).push_back(r);
     }
     ready_.notify_one();
@@ -119,6 +115,18 @@ class ThreadedIoQueue final : public IoQueue {
   }
 
  private:
+  void halt() {
+    {
+      const std::lock_guard lock(mutex_);
+      stop_ = true;
+      demand_.clear();
+      ahead_.clear();
+    }
+    ready_.notify_all();
+    for (auto& t : threads_) t.join();
+    threads_.clear();
+  }
+
   static double seconds_since(Clock::time_point t) { return std::chrono::duration<double>(Clock::now() - t).count(); }
 
   void work() {

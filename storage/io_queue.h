@@ -49,8 +49,11 @@ class IoQueue {
   // Called on a queue thread. error is null on success.
   using Done = void (*)(void* ctx, uint64_t tag, const Error* error);
 
-  virtual ~IoQueue() = default;    // waits for reads in flight
+  virtual ~IoQueue() = default;    // stops
   virtual void submit(const ReadRequest& r) = 0;
+  // Waits for reads in flight and forgets the others: no callback after this, and what is submitted goes nowhere. All else
+  // still answers. Not from a callback.
+  virtual void stop() = 0;
   virtual uint64_t alignment() const = 0;
   virtual IoMode mode() const = 0;
   virtual IoStats stats() const = 0;

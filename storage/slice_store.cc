@@ -85,7 +85,6 @@ Result<std::unique_ptr<SliceStore>> SliceStore::create(std::span<const File* con
   }
   store->blocks_.resize(last_block + 1);
   store->mapped_ = store->io_->mode() == IoMode::kMmap;
-  for (uint32_t part = 0; store->mapped_ && part < files.size(); ++part) store->mappings_.push_back(store->io_->mapping(part));
   SLUICE_TRY(store->make_memory(options, budget));
   if (store->mapped_) store->find_neighbours();
   store->max_in_flight_ = static_cast<size_t>(std::max(options.io.n_threads, 1)) + 2;
@@ -108,16 +107,12 @@ Result<void> SliceStore::make_memory(const SliceStoreOptions& options, Budget& b
 }
 
 SliceStore::~SliceStore() {
-  {
-    const std::lock_guard lock(mutex_);
-    closing_ = true;
-  }
-  io_.reset();       // joins its threads: no callback after this
+  if (io_) io_->stop();      // its callbacks look at everything here
 }
 
 const std::byte* SliceStore::place_of(SliceId id) const {
   const Entry& e = entries_[id];
-  if (mapped_) return mappings_[index_[id].part] + e.read_offset;
+  if (mapped_) return io_->mapping(index_[id].part) + e.read_offset;
   return e.slot == kPinned ? pins_.data() + pin_offset_[e.rank] : ring_.data() + static_cast<uint64_t>(e.slot) * slot_bytes_;
 }
 
@@ -185,7 +180,6 @@ void SliceStore::drop(SliceId id) {
   } else if (mapped_) {
     e.state = State::kDropping;
     ++dropping_;
-    if (closing_) return;      // the queue is ending, and its mapping with it
     const auto [begin, end] = own_pages(id);
     io_->submit({.part = index_[id].part, .file_offset = begin, .n_bytes = end - begin, .tag = kDropTag | id, .demand = true, .drop = true});
     return;
@@ -216,7 +210,7 @@ bool SliceStore::start(SliceId id, bool demand, uint64_t distance) {
 
 // Starts reads in the order in which the consumer will come by, wrapping into the next pass.
 void SliceStore::pump() {
-  if (closing_ || schedule_.empty() || starved_) return;
+  if (schedule_.empty() || starved_) return;
   for (uint64_t i = 0; i < schedule_.size() && in_flight_ < max_in_flight_; ++i) {
     const uint64_t left = pass_end_ - position_;
     const uint64_t place = i < left ? position_ + i : i - left;

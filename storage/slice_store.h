@@ -170,7 +170,6 @@ class SliceStore {
   AnonymousMemory bounce_;             // row reads
   std::unique_ptr<IoQueue> io_;
   bool mapped_ = false;                // mmap mode
-  std::vector<const std::byte*> mappings_;      // by part
 
   mutable std::mutex mutex_;           // guards all that follows
   std::condition_variable changed_;
@@ -191,7 +190,6 @@ class SliceStore {
   std::vector<SliceBlockStats> blocks_;     // the counters only: what is where is asked of entries_
   uint64_t streamed_bytes_ = 0;
   uint64_t pinned_bytes_ = 0;
-  bool closing_ = false;
   std::mutex cut_mutex_;               // one change of the cut at a time
 };
 
