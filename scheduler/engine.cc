@@ -15,6 +15,7 @@
 #include "scheduler/predict.h"
 #include "scheduler/residency.h"
 #include "scheduler/thread_pool.h"
+#include "storage/mapped_file.h"
 
 namespace sluice {
 namespace {
@@ -38,10 +39,6 @@ class LastLogits final : public LogitsSink {
 };
 
 constexpr int64_t kLikelyAnswer = 256;      // tokens
-
-Error file_cut_off(const std::string& path) {
-  return Error{.code = "io.changed", .what = "the file was cut off while it was read", .hint = "load the model again", .file = path};
-}
 
 // Opens the residency with walks as long as a sixteenth of the budget allows, shorter ones if only they fit: a long walk
 // merely spares readings of the weights.
