@@ -51,17 +51,15 @@ Result<std::unique_ptr<Residency>> open_residency(const std::shared_ptr<const Mo
   const WalkSizes sizes(hp, n_threads, walk.max_seq_len, walk.max_tokens, walk.max_outputs);
   PlanNeeds needs;
   needs.kv_bytes = static_cast<uint64_t>(kernels::KvLayout::of(hp, kernels::KvType::kF16).page_bytes());
-  WalkSize size = sizes.first(budget.effective());
-  for (;;) {
+  std::optional<Result<std::unique_ptr<Residency>>> opened;
+  sizes.longest_that_fits(budget.effective(), [&](const WalkSize& size) {
     walk.max_tokens = size.max_tokens;
     walk.max_outputs = size.max_outputs;
     needs.activation_bytes = size.workspace_bytes;
-    auto opened = Residency::create(model, options.io, needs, budget);
-    const bool too_small = !opened && opened.error().code == "budget_below_floor";
-    const auto next = sizes.shorter(size);
-    if (!too_small || !next) return opened;
-    size = *next;
-  }
+    opened = Residency::create(model, options.io, needs, budget);
+    return *opened || opened->error().code != "budget_below_floor";      // other errors no walk mends
+  });
+  return *std::move(opened);
 }
 
 }  // namespace

@@ -250,15 +250,14 @@ Prediction predict(const EngineCase& c, uint64_t budget_bytes, const Speeds& spe
   q.needs.fixed_bytes = c.fixed_bytes;
   q.needs.kv_bytes = c.kv_bytes;
   q.prompt_tokens = c.prompt_tokens;
-  WalkSize walk = c.walks.first(budget_bytes);
-  for (;;) {
+  Prediction p;
+  c.walks.longest_that_fits(budget_bytes, [&](const WalkSize& walk) {
     q.needs.activation_bytes = walk.workspace_bytes;
     q.walk_tokens = walk.max_tokens;
-    Prediction p = predict(c.sizes, q, speeds);
-    const auto next = c.walks.shorter(walk);
-    if (p.fits || !next) return p;
-    walk = *next;
-  }
+    p = predict(c.sizes, q, speeds);
+    return p.fits;
+  });
+  return p;
 }
 
 uint64_t smallest_budget(const EngineCase& c) { return predict(c, 0, {}).floor_bytes; }

@@ -107,6 +107,12 @@ class WalkSizes {
   WalkSize first(uint64_t budget_bytes) const;
   // Half of it; none below the shortest.
   std::optional<WalkSize> shorter(const WalkSize& walk) const;
+  // Asks fits(WalkSize) of the first and of ever shorter ones, until it says yes or there is none shorter.
+  template <class F>
+  void longest_that_fits(uint64_t budget_bytes, F&& fits) const {
+    std::optional<WalkSize> walk = first(budget_bytes);
+    while (walk && !fits(*walk)) walk = shorter(*walk);
+  }
 
  private:
   WalkSize sized(int64_t max_tokens, int64_t max_outputs) const;
