@@ -12,7 +12,7 @@
 namespace sluice {
 namespace {
 
-constexpr uint64_t kAlignment = 4096;             // of memory and file ranges; IoQueue asks for no more
+constexpr uint64_t kAlignment = kSliceAlignment;
 constexpr uint64_t kRowTag = 1ull << 63;
 constexpr uint64_t kDropTag = 1ull << 62;
 constexpr size_t kRowsInFlight = 16;
@@ -32,16 +32,13 @@ uint64_t row_span_of(const SliceIndex& index) {
 
 uint64_t SliceStore::slot_bytes_of(const SliceIndex& index) {
   uint64_t most = 0;
-  for (const Slice& s : index.slices()) most = std::max(most, align_up(s.file_offset + s.n_bytes) - align_down(s.file_offset));
+  for (const Slice& s : index.slices()) most = std::max(most, read_range_of(s).n_bytes);
   return most;
 }
 
 uint64_t SliceStore::pin_bytes_of(const SliceIndex& index, std::span<const SliceId> order) {
   uint64_t sum = 0;
-  for (const SliceId id : order) {
-    const Slice& s = index[id];
-    sum += align_up(s.file_offset + s.n_bytes) - align_down(s.file_offset);
-  }
+  for (const SliceId id : order) sum += read_range_of(index[id]).n_bytes;
   return sum;
 }
 
@@ -58,12 +55,7 @@ SliceStore::SliceStore(const SliceIndex& index, std::vector<SliceId> schedule, s
     : index_(index), schedule_(std::move(schedule)), pin_order_(std::move(pin_order)) {
   entries_.resize(index_.slices().size());
   slot_bytes_ = slot_bytes_of(index_);
-  for (SliceId id = 0; id < entries_.size(); ++id) {
-    const Slice& s = index_[id];
-    Entry& e = entries_[id];
-    e.read_offset = align_down(s.file_offset);
-    e.read_bytes = align_up(s.file_offset + s.n_bytes) - e.read_offset;
-  }
+  for (SliceId id = 0; id < entries_.size(); ++id) entries_[id].read = read_range_of(index_[id]);
   for (uint32_t i = 0; i < schedule_.size(); ++i) entries_[schedule_[i]].place = i;
   for (uint32_t i = 0; i < pin_order_.size(); ++i) entries_[pin_order_[i]].rank = i;
   pin_offset_ = pin_offsets_of(index_, pin_order_);
@@ -84,9 +76,7 @@ Result<std::unique_ptr<SliceStore>> SliceStore::create(std::span<const File* con
     last_block = std::max(last_block, options.block_of[id]);
   }
   store->blocks_.resize(last_block + 1);
-  store->mapped_ = store->io_->mode() == IoMode::kMmap;
   SLUICE_TRY(store->make_memory(options, budget));
-  if (store->mapped_) store->find_neighbours();
   store->max_in_flight_ = static_cast<size_t>(std::max(options.io.n_threads, 1)) + 2;
   return store;
 }
@@ -97,12 +87,10 @@ Result<void> SliceStore::make_memory(const SliceStoreOptions& options, Budget& b
   row_span_bytes_ = row_span_of(index_);
   const uint64_t bounce_bytes = kRowsInFlight * row_span_bytes_;
   SLUICE_TRY(ring_reservation_, budget.reserve(ring_bytes + bounce_bytes, MemoryClass::kRing));
-  SLUICE_TRY(pin_reservation_, budget.reserve(0, mapped_ ? MemoryClass::kWeightsMapped : MemoryClass::kWeightsPinned));
   slots_.resize(n_slots);
   SLUICE_TRY(bounce_, AnonymousMemory::create(bounce_bytes, "row reads"));
-  if (mapped_) return success();
-  SLUICE_TRY(ring_, AnonymousMemory::create(ring_bytes, "the ring", /*huge=*/true));
-  SLUICE_TRY(pins_, AnonymousMemory::create(pin_offset_.back(), "pinned weights", /*huge=*/true));
+  SLUICE_TRY(memory_, SliceMemory::create(index_, *io_, {.pin_bytes = pin_offset_.back(), .n_slots = n_slots, .slot_bytes = slot_bytes_}));
+  SLUICE_TRY(pin_reservation_, budget.reserve(0, memory_->pin_class()));
   return success();
 }
 
@@ -112,8 +100,11 @@ SliceStore::~SliceStore() {
 
 const std::byte* SliceStore::place_of(SliceId id) const {
   const Entry& e = entries_[id];
-  if (mapped_) return io_->mapping(index_[id].part) + e.read_offset;
-  return e.slot == kPinned ? pins_.data() + pin_offset_[e.rank] : ring_.data() + static_cast<uint64_t>(e.slot) * slot_bytes_;
+  return e.slot == kPinned ? memory_->pinned(id, pin_offset_[e.rank]) : memory_->in_slot(id, static_cast<uint32_t>(e.slot));
+}
+
+const std::byte* SliceStore::data_of(SliceId id) const {
+  return place_of(id) + (index_[id].file_offset - entries_[id].read.offset);
 }
 
 // Whether this pass has still to read it.
@@ -129,27 +120,8 @@ uint64_t SliceStore::distance_of(SliceId id) const {
   return (pass_end_ - position_) + e.place;
 }
 
-void SliceStore::find_neighbours() {
-  std::vector<SliceId> order(entries_.size());
-  for (SliceId id = 0; id < order.size(); ++id) order[id] = id;
-  std::sort(order.begin(), order.end(), [this](SliceId a, SliceId b) {
-    return std::pair(index_[a].part, index_[a].file_offset) < std::pair(index_[b].part, index_[b].file_offset);
-  });
-  for (size_t i = 1; i < order.size(); ++i) {
-    const SliceId a = order[i - 1];
-    const SliceId b = order[i];
-    if (index_[a].part != index_[b].part || entries_[b].read_offset >= entries_[a].read_offset + entries_[a].read_bytes) continue;
-    entries_[a].after = b;
-    entries_[b].before = a;
-  }
-}
-
-std::pair<uint64_t, uint64_t> SliceStore::own_pages(SliceId id) const {
-  const Entry& e = entries_[id];
-  const auto needed = [this](SliceId n) { return n != kNoSlice && (entries_[n].state == State::kLoading || entries_[n].state == State::kReady); };
-  const uint64_t begin = e.read_offset + (needed(e.before) ? kAlignment : 0);
-  const uint64_t end = e.read_offset + e.read_bytes - (needed(e.after) ? kAlignment : 0);
-  return {begin, std::max(begin, end)};
+SliceRange SliceStore::pages_to_drop(SliceId id) const {
+  return memory_->pages_to_drop(id, [this](SliceId n) { return entries_[n].state == State::kLoading || entries_[n].state == State::kReady; });
 }
 
 // A free slot, or the slot of the slice that is needed last, if that is later than `distance`.
@@ -168,8 +140,9 @@ std::optional<int32_t> SliceStore::find_slot(uint64_t distance) {
       farthest = i;
     }
   }
-  if (farthest) drop(slots_[static_cast<size_t>(*farthest)].id);
-  if (mapped_) return std::nullopt;      // free once its pages are gone
+  if (!farthest) return std::nullopt;
+  drop(slots_[static_cast<size_t>(*farthest)].id);
+  if (slots_[static_cast<size_t>(*farthest)].used) return std::nullopt;      // free once its pages are gone
   return farthest;
 }
 
@@ -177,11 +150,10 @@ void SliceStore::drop(SliceId id) {
   Entry& e = entries_[id];
   if (e.slot == kPinned) {
     pinned_bytes_ -= index_[id].n_bytes;
-  } else if (mapped_) {
+  } else if (const SliceRange pages = pages_to_drop(id); pages.n_bytes > 0) {
     e.state = State::kDropping;
     ++dropping_;
-    const auto [begin, end] = own_pages(id);
-    io_->submit({.part = index_[id].part, .file_offset = begin, .n_bytes = end - begin, .tag = kDropTag | id, .demand = true, .drop = true});
+    io_->submit({.part = index_[id].part, .file_offset = pages.offset, .n_bytes = pages.n_bytes, .tag = kDropTag | id, .demand = true, .drop = true});
     return;
   } else {
     slots_[static_cast<size_t>(e.slot)].used = false;
@@ -203,8 +175,8 @@ bool SliceStore::start(SliceId id, bool demand, uint64_t distance) {
   e.state = State::kLoading;
   ++in_flight_;
   const Slice& s = index_[id];
-  io_->submit({s.part, e.read_offset, e.read_bytes, s.file_offset + s.n_bytes - e.read_offset,
-               mapped_ ? nullptr : const_cast<std::byte*>(place_of(id)), id, demand});
+  io_->submit({s.part, e.read.offset, e.read.n_bytes, s.file_offset + s.n_bytes - e.read.offset,
+               memory_->destination(place_of(id)), id, demand});
   return true;
 }
 
@@ -233,7 +205,7 @@ void SliceStore::on_read(void* ctx, uint64_t tag, const Error* error) {
 Result<void> SliceStore::check_hash(SliceId id) {
   Entry& e = entries_[id];
   const Slice& s = index_[id];
-  const uint64_t hash = XXH3_64bits(place_of(id) + (s.file_offset - e.read_offset), s.n_bytes);
+  const uint64_t hash = XXH3_64bits(data_of(id), s.n_bytes);
   if (e.hash_known && hash != e.hash) {
     Error error{"io.changed", "what the disk gives now is not what it gave before", "check the file and the disk, then load the model again"};
     error.offset = s.file_offset;
@@ -276,9 +248,9 @@ void SliceStore::finish(uint64_t tag, const Error* error) {
         drop(id);
       } else {
         e.state = State::kReady;
-        blocks_[e.block].read_bytes += e.read_bytes;
+        blocks_[e.block].read_bytes += e.read.n_bytes;
         if (e.slot == kPinned) pinned_bytes_ += index_[id].n_bytes;
-        else streamed_bytes_ += e.read_bytes;
+        else streamed_bytes_ += e.read.n_bytes;
         pump();
       }
     }
@@ -317,7 +289,7 @@ Result<void> SliceStore::hold_ready(std::span<const SliceId> wanted, std::vector
       done[i] = true;
       SliceBlockStats& block = blocks_[e.block];
       (e.slot == kPinned ? block.hit_bytes : block.miss_bytes) += index_[wanted[i]].n_bytes;
-      out.push_back({place_of(wanted[i]) + (index_[wanted[i]].file_offset - e.read_offset), i, wanted[i]});
+      out.push_back({data_of(wanted[i]), i, wanted[i]});
     }
     if (!out.empty()) break;
     if (failure_) return *std::exchange(failure_, std::nullopt);
@@ -374,7 +346,7 @@ Result<void> SliceStore::read_rows(std::span<const RowRead> rows, uint64_t n_byt
       const Slice& s = index_[r.id];
       Entry& e = entries_[r.id];
       if (holdable(e)) {
-        std::memcpy(dst + (first + i) * dst_stride, place_of(r.id) + (s.file_offset - e.read_offset) + r.offset, n_bytes);
+        std::memcpy(dst + (first + i) * dst_stride, data_of(r.id) + r.offset, n_bytes);
         continue;
       }
       const uint64_t start = align_down(s.file_offset + r.offset);
@@ -430,17 +402,17 @@ Result<void> SliceStore::set_cut(size_t n) {
     if (e.slot != kPinned || e.state != State::kReady) continue;
     blocks_[e.block].evicted_bytes += index_[id].n_bytes;
     drop(id);
-    if (!mapped_) continue;
+    const SliceRange pages = pages_to_drop(id);
+    if (pages.n_bytes == 0) continue;
     // Nobody reads it in again while its pages go.
     e.state = State::kDropping;
-    const auto [begin, end] = own_pages(id);
     lock.unlock();
-    io_->drop_now(index_[id].part, begin, end - begin);
+    io_->drop_now(index_[id].part, pages.offset, pages.n_bytes);
     lock.lock();
     e.state = State::kAbsent;
   }
   lock.unlock();
-  if (!mapped_) pins_.give_back_from(pin_bytes(n));
+  memory_->give_back_pins_from(pin_bytes(n));
   SLUICE_TRY(pin_reservation_.resize(pin_bytes(n)));
   lock.lock();
   pump();

@@ -1,7 +1,6 @@
-// Where each slice is now, and the memory it is in: a pin region in pin order (its tail is given back when the cut moves
-// down) and a ring of slots that the rest streams through; in mmap mode both are pages of the mapped file, and a slot is the
-// right to have one slice of them resident. Reads run on the I/O queue's threads; the store starts them in
-// the order of the schedule, ahead of the consumer, as far as slots allow. One consumer; set_cut from any thread.
+// Where each slice is now: pinned, in pin order, up to a cut that moves; or in a ring of slots that the rest streams through.
+// What that means in memory is slice_memory's. Reads run on the I/O queue's threads; the store starts them in the order of
+// the schedule, ahead of the consumer, as far as slots allow. One consumer; set_cut from any thread.
 #pragma once
 
 #include <condition_variable>
@@ -12,7 +11,6 @@
 #include <mutex>
 #include <optional>
 #include <span>
-#include <utility>
 #include <vector>
 
 #include "base/result.h"
@@ -20,6 +18,7 @@
 #include "storage/budget.h"
 #include "storage/io_queue.h"
 #include "storage/slice_index.h"
+#include "storage/slice_memory.h"
 
 namespace sluice {
 
@@ -111,10 +110,9 @@ class SliceStore {
   std::vector<SliceBlockStats> block_stats() const;
 
  private:
-  enum class State : uint8_t { kAbsent, kLoading, kReady, kDropping };      // the last in mmap mode only
+  enum class State : uint8_t { kAbsent, kLoading, kReady, kDropping };      // the last: its pages are on their way out
   static constexpr int32_t kPinned = -1;
   static constexpr uint32_t kNotScheduled = UINT32_MAX;
-  static constexpr SliceId kNoSlice = UINT32_MAX;
 
   struct Entry {
     State state = State::kAbsent;
@@ -124,10 +122,7 @@ class SliceStore {
     uint32_t rank = 0;                 // in the pin order
     uint32_t place = kNotScheduled;    // in the schedule
     uint64_t used_in_pass = 0;         // the latest pass that has let go of it: this pass wants it no more
-    uint64_t read_offset = 0;          // aligned range in the file
-    uint64_t read_bytes = 0;
-    SliceId before = kNoSlice;         // whose bytes share the first page of the range, the last page of it
-    SliceId after = kNoSlice;
+    SliceRange read;                   // in the file
     uint32_t block = 0;
     uint64_t hash = 0;                 // XXH3 of the slice, from its first read on
     bool hash_known = false;
@@ -152,11 +147,10 @@ class SliceStore {
   uint64_t distance_of(SliceId id) const;
   bool wanted_now(const Entry& e) const;
   bool holdable(const Entry& e) const { return e.state == State::kReady && (e.slot != kPinned || e.rank < cut_); }
-  const std::byte* place_of(SliceId id) const;      // of its read_offset
+  const std::byte* place_of(SliceId id) const;      // of its range to read
+  const std::byte* data_of(SliceId id) const;       // of its own first byte
   void drop(SliceId id);
-  void find_neighbours();
-  // Pages of the slice that no resident neighbour needs: [first, second) in the file.
-  std::pair<uint64_t, uint64_t> own_pages(SliceId id) const;
+  SliceRange pages_to_drop(SliceId id) const;
 
   const SliceIndex& index_;
   const std::vector<SliceId> schedule_;
@@ -165,11 +159,9 @@ class SliceStore {
   uint64_t slot_bytes_ = 0;
   uint64_t row_span_bytes_ = 0;        // of a row read, with what lies around it
   Reservation pin_reservation_, ring_reservation_;
-  AnonymousMemory pins_;               // reserved for all, touched up to the cut
-  AnonymousMemory ring_;
   AnonymousMemory bounce_;             // row reads
   std::unique_ptr<IoQueue> io_;
-  bool mapped_ = false;                // mmap mode
+  std::unique_ptr<SliceMemory> memory_;
 
   mutable std::mutex mutex_;           // guards all that follows
   std::condition_variable changed_;
