@@ -61,8 +61,7 @@ class MappedPages final : public SliceMemory {
   const std::byte* in_slot(SliceId id, uint32_t) const override { return at(id); }
   std::byte* destination(const std::byte*) const override { return nullptr; }
   MemoryClass pin_class() const override { return MemoryClass::kWeightsMapped; }
-  SliceRange pages_to_drop(SliceId id,
-                           const std::function<bool(SliceId)>& needed) const override {
+  SliceRange pages_to_drop(SliceId id, const std::function<bool(SliceId)>& needed) const override {
     const auto stays = [&](SliceId n) { return n != kNoSlice && needed(n); };
     const SliceRange range = read_range_of(index_[id]);
     const uint64_t begin = range.offset + (stays(before_[id]) ? kSliceAlignment : 0);
@@ -96,9 +95,8 @@ Result<std::unique_ptr<SliceMemory>> SliceMemory::create(const SliceIndex& index
                                                          IoQueue& io,
                                                          const Sizes& sizes) {
   if (io.mode() == IoMode::kMmap) return std::make_unique<MappedPages>(index, io);
-  SLUICE_TRY(
-      AnonymousMemory ring,
-      AnonymousMemory::create(sizes.n_slots * sizes.slot_bytes, "the ring", /*huge=*/true));
+  SLUICE_TRY(AnonymousMemory ring,
+             AnonymousMemory::create(sizes.n_slots * sizes.slot_bytes, "the ring", /*huge=*/true));
   SLUICE_TRY(AnonymousMemory pins,
              AnonymousMemory::create(sizes.pin_bytes, "pinned weights", /*huge=*/true));
   return std::make_unique<OwnMemory>(std::move(pins), std::move(ring), sizes.slot_bytes);

@@ -36,29 +36,46 @@ uint64_t SliceStore::slot_bytes_of(const SliceIndex& index) {
   return most;
 }
 
-uint64_t SliceStore::pin_bytes_of(const SliceIndex& index, std::span<const SliceId> order) {
-  uint64_t sum = 0;
-  for (const SliceId id : order) sum += read_range_of(index[id]).n_bytes;
-  return sum;
-}
-
-std::vector<uint64_t> SliceStore::pin_offsets_of(const SliceIndex& index, std::span<const SliceId> order) {
+std::vector<uint64_t> SliceStore::pin_offsets_of(const SliceIndex& index,
+                                                 std::span<const SliceId> order,
+                                                 std::span<const ExpertSlices> experts) {
   std::vector<uint64_t> offsets{0};
-  offsets.reserve(order.size() + 1);
-  for (const SliceId id : order) offsets.push_back(offsets.back() + pin_bytes_of(index, {&id, 1}));
+  offsets.reserve(order.size() + experts.size() + 1);
+  for (const SliceId id : order)
+    offsets.push_back(offsets.back() + read_range_of(index[id]).n_bytes);
+  for (const ExpertCache::Cell& c : ExpertCache::cells_of(index, experts)) {
+    offsets.push_back(offsets.back() + c.n_bytes);
+  }
   return offsets;
 }
 
 uint64_t SliceStore::row_read_bytes_of(const SliceIndex& index) { return kRowsInFlight * row_span_of(index); }
 
-SliceStore::SliceStore(const SliceIndex& index, std::vector<SliceId> schedule, std::vector<SliceId> pin_order)
-    : index_(index), schedule_(std::move(schedule)), pin_order_(std::move(pin_order)) {
+SliceStore::SliceStore(const SliceIndex& index,
+                       std::vector<SliceId> schedule,
+                       std::vector<SliceId> pin_order,
+                       const SliceStoreOptions& options)
+    : index_(index),
+      schedule_(std::move(schedule)),
+      pin_order_(std::move(pin_order)),
+      experts_(index, options.experts) {
   entries_.resize(index_.slices().size());
   slot_bytes_ = slot_bytes_of(index_);
   for (SliceId id = 0; id < entries_.size(); ++id) entries_[id].read = read_range_of(index_[id]);
   for (uint32_t i = 0; i < schedule_.size(); ++i) entries_[schedule_[i]].place = i;
   for (uint32_t i = 0; i < pin_order_.size(); ++i) entries_[pin_order_[i]].rank = i;
-  pin_offset_ = pin_offsets_of(index_, pin_order_);
+  for (uint32_t x = 0; x < experts_.experts().size(); ++x) {
+    uint64_t at = 0;
+    for (const SliceId id : experts_.experts()[x].slices) {
+      Entry& e = entries_[id];
+      SLUICE_CHECK(e.place == kNotScheduled && e.rank == kNoRank);
+      e.expert = x;
+      e.in_cell = at;
+      at += e.read.n_bytes;
+    }
+  }
+  leaving_.assign(experts_.n_cells(), 0);
+  pin_offset_ = pin_offsets_of(index_, pin_order_, experts_.experts());
 }
 
 Result<std::unique_ptr<SliceStore>> SliceStore::create(std::span<const File* const> files,
@@ -67,7 +84,8 @@ Result<std::unique_ptr<SliceStore>> SliceStore::create(std::span<const File* con
                                                        std::vector<SliceId> pin_order,
                                                        const SliceStoreOptions& options,
                                                        Budget& budget) {
-  std::unique_ptr<SliceStore> store(new SliceStore(index, std::move(schedule), std::move(pin_order)));
+  std::unique_ptr<SliceStore> store(
+      new SliceStore(index, std::move(schedule), std::move(pin_order), options));
   SLUICE_TRY(store->io_, IoQueue::create(files, options.io, &SliceStore::on_read, store.get()));
   SLUICE_CHECK(store->io_->alignment() <= kAlignment);
   uint32_t last_block = 0;
@@ -78,6 +96,8 @@ Result<std::unique_ptr<SliceStore>> SliceStore::create(std::span<const File* con
   store->blocks_.resize(last_block + 1);
   SLUICE_TRY(store->make_memory(options, budget));
   store->max_in_flight_ = static_cast<size_t>(std::max(options.io.n_threads, 1)) + 2;
+  if (!options.experts.empty())
+    store->kept_free_ = std::min(store->slots_.size() / 2, store->max_in_flight_);
   return store;
 }
 
@@ -100,7 +120,8 @@ SliceStore::~SliceStore() {
 
 const std::byte* SliceStore::place_of(SliceId id) const {
   const Entry& e = entries_[id];
-  return e.slot == kPinned ? memory_->pinned(id, pin_offset_[e.rank]) : memory_->in_slot(id, static_cast<uint32_t>(e.slot));
+  return e.slot == kPinned ? memory_->pinned(id, pin_offset_[e.rank] + e.in_cell)
+                           : memory_->in_slot(id, static_cast<uint32_t>(e.slot));
 }
 
 const std::byte* SliceStore::data_of(SliceId id) const {
@@ -112,12 +133,75 @@ bool SliceStore::wanted_now(const Entry& e) const {
   return e.place >= position_ && e.place < pass_end_ && e.used_in_pass != pass_;
 }
 
-// Slices until the consumer needs this one; far beyond everything for what no pass reads by itself.
+// Slices until the consumer needs this one: what is announced comes before what is scheduled; far
+// beyond everything for what no pass reads by itself.
 uint64_t SliceStore::distance_of(SliceId id) const {
   const Entry& e = entries_[id];
+  if (announced(e)) return e.turn;
   if (e.place == kNotScheduled) return UINT64_MAX;
-  if (wanted_now(e)) return e.place - position_;
-  return (pass_end_ - position_) + e.place;
+  if (wanted_now(e)) return turns_ + (e.place - position_);
+  return turns_ + (pass_end_ - position_) + e.place;
+}
+
+size_t SliceStore::free_slots() const {
+  return static_cast<size_t>(
+      std::count_if(slots_.begin(), slots_.end(), [](const Slot& s) { return !s.used; }));
+}
+
+// Nobody reads, holds or is about to ask for any of it.
+bool SliceStore::may_go(uint32_t expert) const {
+  const auto& slices = experts_.experts()[expert].slices;
+  return std::none_of(slices.begin(), slices.end(), [this](SliceId id) {
+    const Entry& e = entries_[id];
+    return e.state == State::kLoading || e.refs > 0 || announced(e);
+  });
+}
+
+void SliceStore::clear_ranks(uint32_t expert) {
+  for (const SliceId id : experts_.experts()[expert].slices) {
+    Entry& e = entries_[id];
+    const bool leaving =
+        e.state == State::kDropping && e.slot == kPinned;  // finish() still has to find the cell
+    if (!leaving) e.rank = kNoRank;
+  }
+}
+
+// The expert has lost its cell: its slices leave, those with pages of their own in a while.
+void SliceStore::evict(uint32_t expert) {
+  for (const SliceId id : experts_.experts()[expert].slices) {
+    Entry& e = entries_[id];
+    if (e.slot != kPinned || e.state != State::kReady) continue;
+    blocks_[e.block].evicted_bytes += index_[id].n_bytes;
+    drop(id);
+    const SliceRange pages = pages_to_drop(id);
+    if (pages.n_bytes == 0) continue;
+    e.state = State::kDropping;
+    ++leaving_[e.rank - pin_order_.size()];
+    io_->submit({.part = index_[id].part,
+                 .file_offset = pages.offset,
+                 .n_bytes = pages.n_bytes,
+                 .tag = kDropTag | id,
+                 .demand = true,
+                 .drop = true});
+  }
+  clear_ranks(expert);
+}
+
+// An expert that was asked for takes a cell of its block, unless all of them are in use; then it
+// goes through the ring.
+void SliceStore::give_cell(uint32_t expert) {
+  if (experts_.cell_of(expert) != ExpertCache::kNone) return;
+  const auto& slices = experts_.experts()[expert].slices;
+  // Its pages may still be leaving another cell.
+  if (std::any_of(slices.begin(), slices.end(), [this](SliceId id) {
+        return entries_[id].state == State::kDropping;
+      }))
+    return;
+  const auto given = experts_.give(expert, [this](uint32_t x) { return may_go(x); });
+  if (!given) return;
+  if (given->evicted != ExpertCache::kNone) evict(given->evicted);
+  for (const SliceId id : slices)
+    entries_[id].rank = static_cast<uint32_t>(pin_order_.size()) + given->cell;
 }
 
 SliceRange SliceStore::pages_to_drop(SliceId id) const {
@@ -165,6 +249,7 @@ void SliceStore::drop(SliceId id) {
 bool SliceStore::start(SliceId id, bool demand, uint64_t distance) {
   Entry& e = entries_[id];
   if (e.rank < cut_) {
+    if (e.expert != kNoExpert && leaving_[e.rank - pin_order_.size()] > 0) return false;
     e.slot = kPinned;
   } else {
     const auto slot = find_slot(distance);
@@ -173,6 +258,7 @@ bool SliceStore::start(SliceId id, bool demand, uint64_t distance) {
     slots_[static_cast<size_t>(*slot)] = {true, id};
   }
   e.state = State::kLoading;
+  e.started_in_pass = pass_;
   ++in_flight_;
   const Slice& s = index_[id];
   io_->submit({s.part, e.read.offset, e.read.n_bytes, s.file_offset + s.n_bytes - e.read.offset,
@@ -180,16 +266,28 @@ bool SliceStore::start(SliceId id, bool demand, uint64_t distance) {
   return true;
 }
 
+// What the router has asked for, as far as there is room; nothing that was read ahead is dropped
+// for it. True: all is on its way.
+bool SliceStore::pump_announced() {
+  for (; next_announced_ < announced_.size(); ++next_announced_) {
+    const SliceId id = announced_[next_announced_];
+    if (entries_[id].state != State::kAbsent || !announced(entries_[id])) continue;
+    if (in_flight_ >= max_in_flight_ || !start(id, true, UINT64_MAX)) return false;
+  }
+  return true;
+}
+
 // Starts reads in the order in which the consumer will come by, wrapping into the next pass.
 void SliceStore::pump() {
-  if (schedule_.empty() || starved_) return;
+  if (starved_ || !pump_announced() || schedule_.empty()) return;
   for (uint64_t i = 0; i < schedule_.size() && in_flight_ < max_in_flight_; ++i) {
     const uint64_t left = pass_end_ - position_;
     const uint64_t place = i < left ? position_ + i : i - left;
     if (place >= schedule_.size()) return;
     const SliceId id = schedule_[place];
     if (entries_[id].state != State::kAbsent || (i < left && !wanted_now(entries_[id]))) continue;
-    if (!start(id, false, i)) return;
+    if (kept_free_ > 0 && entries_[id].rank >= cut_ && free_slots() <= kept_free_) return;
+    if (!start(id, false, turns_ + i)) return;
   }
 }
 
@@ -233,10 +331,15 @@ void SliceStore::finish(uint64_t tag, const Error* error) {
       --rows_left_;
     } else if ((tag & kDropTag) != 0) {
       Entry& e = entries_[tag & ~kDropTag];
-      slots_[static_cast<size_t>(e.slot)].used = false;
+      if (e.slot == kPinned) {
+        --leaving_[e.rank - pin_order_.size()];
+        e.rank = kNoRank;
+      } else {
+        slots_[static_cast<size_t>(e.slot)].used = false;
+        --dropping_;
+      }
       e.state = State::kAbsent;
       e.slot = kPinned;
-      --dropping_;
       pump();
     } else {
       const auto id = static_cast<SliceId>(tag);
@@ -250,7 +353,7 @@ void SliceStore::finish(uint64_t tag, const Error* error) {
         e.state = State::kReady;
         blocks_[e.block].read_bytes += e.read.n_bytes;
         if (e.slot == kPinned) pinned_bytes_ += index_[id].n_bytes;
-        else streamed_bytes_ += e.read.n_bytes;
+        if (e.slot != kPinned || e.expert != kNoExpert) streamed_bytes_ += e.read.n_bytes;
         pump();
       }
     }
@@ -264,6 +367,9 @@ void SliceStore::begin_pass(size_t n_scheduled, std::function<bool()> cancelled)
   position_ = 0;
   pass_end_ = n_scheduled;
   ++pass_;
+  announced_.clear();
+  next_announced_ = 0;
+  turns_ = 0;
   for (const Slot& slot : slots_) entries_[slot.id].awaited = false;      // left by a pass that was cancelled
   failure_.reset();
   pump();
@@ -273,6 +379,45 @@ void SliceStore::advance(size_t n) {
   const std::lock_guard lock(mutex_);
   position_ = std::min(position_ + n, pass_end_);
   pump();
+}
+
+void SliceStore::announce(std::span<const SliceId> slices) {
+  const std::lock_guard lock(mutex_);
+  announced_.erase(announced_.begin(),
+                   announced_.begin() + static_cast<std::ptrdiff_t>(next_announced_));
+  next_announced_ = 0;
+  const size_t first = announced_.size();
+  for (const SliceId id : slices) {
+    Entry& e = entries_[id];
+    if (announced(e) || e.expert == kNoExpert) continue;
+    e.announced_in_pass = pass_;
+    e.used_in_pass = 0;
+    e.turn = ++turns_;
+    announced_.push_back(id);
+  }
+  // Only now: none of those that are wanted makes room for another.
+  for (size_t i = first; i < announced_.size(); ++i) give_cell(entries_[announced_[i]].expert);
+  pump();
+}
+
+// Nothing is ready: what is not on its way (what was not announced, or what the cut has passed) is
+// asked for first.
+void SliceStore::start_wanted(std::span<const SliceId> wanted, const std::vector<bool>& done) {
+  bool one_comes = false;
+  for (uint32_t i = 0; i < wanted.size(); ++i)
+    one_comes = one_comes || (!done[i] && entries_[wanted[i]].state == State::kLoading);
+  for (uint32_t i = 0; i < wanted.size(); ++i) {
+    Entry& e = entries_[wanted[i]];
+    if (done[i]) continue;
+    // What is announced has its turn, but for the first that nothing would come before.
+    if (e.state == State::kAbsent && !(announced(e) && one_comes)) {
+      if (start(wanted[i], true, 0))
+        one_comes = true;
+      else
+        starved_ = true;
+    }
+    e.awaited = e.state == State::kLoading;
+  }
 }
 
 Result<void> SliceStore::hold_ready(std::span<const SliceId> wanted, std::vector<bool>& done, std::vector<Held>& out) {
@@ -288,18 +433,13 @@ Result<void> SliceStore::hold_ready(std::span<const SliceId> wanted, std::vector
       e.awaited = false;
       done[i] = true;
       SliceBlockStats& block = blocks_[e.block];
-      (e.slot == kPinned ? block.hit_bytes : block.miss_bytes) += index_[wanted[i]].n_bytes;
+      const bool hit = e.slot == kPinned && (e.expert == kNoExpert || e.started_in_pass != pass_);
+      (hit ? block.hit_bytes : block.miss_bytes) += index_[wanted[i]].n_bytes;
       out.push_back({data_of(wanted[i]), i, wanted[i]});
     }
     if (!out.empty()) break;
     if (failure_) return *std::exchange(failure_, std::nullopt);
-    // Nothing is ready: what is not on its way (experts, or slices the cut has passed) is asked for first.
-    for (uint32_t i = 0; i < wanted.size(); ++i) {
-      Entry& e = entries_[wanted[i]];
-      if (done[i]) continue;
-      if (e.state == State::kAbsent && !start(wanted[i], true, 0)) starved_ = true;
-      e.awaited = e.state == State::kLoading;
-    }
+    start_wanted(wanted, done);
     if (cancelled_ && cancelled_()) {
       starved_ = false;
       return Error{"cancelled", "the request was cancelled"};
@@ -322,6 +462,7 @@ void SliceStore::release(std::span<const Held> held) {
       Entry& e = entries_[h.id];
       SLUICE_DCHECK(e.refs > 0);
       e.used_in_pass = pass_;
+      if (e.expert != kNoExpert) experts_.touch(e.expert);
       // A streamed slice is used once in a pass; its slot is free for the next one.
       if (--e.refs == 0 && e.slot != kPinned) drop(h.id);
     }
@@ -380,9 +521,31 @@ size_t SliceStore::cut_for(std::span<const uint64_t> pin_offsets, uint64_t bytes
 uint64_t SliceStore::pin_bytes(size_t n) const { return pin_bytes(pin_offset_, n); }
 size_t SliceStore::cut_for(uint64_t bytes) const { return cut_for(pin_offset_, bytes); }
 
+void SliceStore::leave_pin(std::unique_lock<std::mutex>& lock, SliceId id) {
+  Entry& e = entries_[id];
+  if (e.slot != kPinned) return;
+  changed_.wait(lock,
+                [&e] { return e.slot != kPinned || (e.state != State::kLoading && e.refs == 0); });
+  if (e.slot != kPinned || e.state != State::kReady) return;
+  blocks_[e.block].evicted_bytes += index_[id].n_bytes;
+  drop(id);
+  const SliceRange pages = pages_to_drop(id);
+  if (pages.n_bytes == 0) return;
+  // Nobody reads it in again while its pages go.
+  e.state = State::kDropping;
+  lock.unlock();
+  io_->drop_now(index_[id].part, pages.offset, pages.n_bytes);
+  lock.lock();
+  e.state = State::kAbsent;
+}
+
 Result<void> SliceStore::set_cut(size_t n) {
   const std::lock_guard one_at_a_time(cut_mutex_);
-  n = std::min(n, pin_order_.size());
+  n = std::min(n, pin_offset_.size() - 1);
+  const size_t n_ordered = pin_order_.size();
+  const auto cells_below = [n_ordered](size_t cut) {
+    return cut > n_ordered ? cut - n_ordered : 0;
+  };
   std::unique_lock lock(mutex_);
   const size_t before = cut_;
   if (n >= before) {
@@ -390,26 +553,21 @@ Result<void> SliceStore::set_cut(size_t n) {
     SLUICE_TRY(pin_reservation_.resize(pin_bytes(n)));
     lock.lock();
     cut_ = n;
+    experts_.allow(cells_below(n));
     pump();
     return success();
   }
   cut_ = n;      // from here on nothing behind the cut can be held any more
-  for (size_t rank = n; rank < before; ++rank) {
-    const SliceId id = pin_order_[rank];
-    Entry& e = entries_[id];
-    if (e.slot != kPinned) continue;
-    changed_.wait(lock, [&e] { return e.slot != kPinned || (e.state != State::kLoading && e.refs == 0); });
-    if (e.slot != kPinned || e.state != State::kReady) continue;
-    blocks_[e.block].evicted_bytes += index_[id].n_bytes;
-    drop(id);
-    const SliceRange pages = pages_to_drop(id);
-    if (pages.n_bytes == 0) continue;
-    // Nobody reads it in again while its pages go.
-    e.state = State::kDropping;
-    lock.unlock();
-    io_->drop_now(index_[id].part, pages.offset, pages.n_bytes);
-    lock.lock();
-    e.state = State::kAbsent;
+  experts_.allow(cells_below(n));
+  for (size_t rank = n; rank < std::min(before, n_ordered); ++rank)
+    leave_pin(lock, pin_order_[rank]);
+  for (size_t cell = cells_below(n); cell < cells_below(before); ++cell) {
+    changed_.wait(lock, [this, cell] { return leaving_[cell] == 0; });
+    const uint32_t expert = experts_.holder_of(static_cast<uint32_t>(cell));
+    if (expert == ExpertCache::kNone) continue;
+    for (const SliceId id : experts_.experts()[expert].slices) leave_pin(lock, id);
+    experts_.take_back(expert);
+    clear_ranks(expert);
   }
   lock.unlock();
   memory_->give_back_pins_from(pin_bytes(n));
@@ -424,14 +582,27 @@ Result<void> SliceStore::set_cut(size_t n) {
 std::vector<SliceBlockStats> SliceStore::block_stats() const {
   const std::lock_guard lock(mutex_);
   std::vector<SliceBlockStats> out = blocks_;
-  for (const SliceId id : pin_order_) {
+  for (SliceId id = 0; id < entries_.size(); ++id) {
     const Entry& e = entries_[id];
+    if (e.place == kNotScheduled && e.expert == kNoExpert) continue;
     SliceBlockStats& block = out[e.block];
     const uint64_t bytes = index_[id].n_bytes;
     block.bytes += bytes;
     if (e.state == State::kReady) block.resident_bytes += bytes;
     if (e.state == State::kLoading) block.loading_bytes += bytes;
-    if (e.rank < cut_) block.pin_bytes += bytes;
+    if (e.expert == kNoExpert && e.rank < cut_) block.pin_bytes += bytes;
+  }
+  // Experts come and go: what stays of a block is as many of them as it has cells.
+  std::vector<uint64_t> cells_of_group;
+  for (size_t rank = pin_order_.size(); rank < cut_; ++rank) {
+    const uint32_t group = experts_.cell(static_cast<uint32_t>(rank - pin_order_.size())).group;
+    if (group >= cells_of_group.size()) cells_of_group.resize(group + 1, 0);
+    ++cells_of_group[group];
+  }
+  for (const ExpertSlices& x : experts_.experts()) {
+    if (x.group >= cells_of_group.size() || cells_of_group[x.group] == 0) continue;
+    --cells_of_group[x.group];
+    for (const SliceId id : x.slices) out[entries_[id].block].pin_bytes += index_[id].n_bytes;
   }
   return out;
 }
@@ -444,7 +615,7 @@ SliceStoreStats SliceStore::stats() const {
   s.pinned_bytes = pinned_bytes_;
   s.streamed_bytes = streamed_bytes_;
   s.cut = cut_;
-  s.n_slices = pin_order_.size();
+  s.n_slices = pin_offset_.size() - 1;
   return s;
 }
 

@@ -147,6 +147,24 @@ TEST(Predict, AgreesWithResidencyToTheByte) {
   EXPECT_TRUE(resident);
 }
 
+// Trunk and cells of a mixture lie where the plan says, whatever the cut.
+TEST(Predict, CutsOfAMixtureAreThoseOfItsStore) {
+  const char* path = "tests/golden/public/qwen3moe-tiny-q4_k/model.gguf";
+  const Opened m(path);
+  const auto model = Model::load(std::move(check_model(source(path))).value()).value();
+  Budget budget(512 * kMiB);
+  auto residency = std::move(Residency::create(model, {}, {}, budget)).value();
+  const SliceStore& store = residency->store();
+  ASSERT_EQ(store.stats().n_slices, m.schedule.slices.size() + m.schedule.experts.size());
+  ASSERT_EQ(m.sizes.pin_offsets.size(), store.stats().n_slices + 1);
+  for (size_t n = 0; n <= store.stats().n_slices; ++n) {
+    EXPECT_EQ(SliceStore::pin_bytes(m.sizes.pin_offsets, n), store.pin_bytes(n));
+  }
+  for (uint64_t b = 0; b <= m.sizes.pin_bytes() + 4 * kMiB; b += kMiB / 16) {
+    EXPECT_EQ(SliceStore::cut_for(m.sizes.pin_offsets, b), store.cut_for(b));
+  }
+}
+
 class Drop final : public TokenSink {
   bool on_token(const Sampled&) override { return true; }
 };

@@ -65,7 +65,9 @@ class SliceStoreTest : public testing::Test {
     o.io.mode = mode;
     o.io.fault = &*fault_;
     o.ring_bytes = ring;
-    store_ = std::move(SliceStore::create(files, *index_, schedule_, make_pin_order({}, schedule_, {}), o, budget_)).value();
+    store_ = std::move(SliceStore::create(
+                           files, *index_, schedule_, make_pin_order(schedule_), o, budget_))
+                 .value();
   }
 
   // One pass over everything, three slices asked for at a time; checks every byte.
