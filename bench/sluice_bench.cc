@@ -327,7 +327,8 @@ int main(int argc, char** argv) {
   app.add_option("--rounds", o.rounds, "repetitions; the median is reported")->check(CLI::Range(1, 1000));
   app.add_option("--budget", o.budget, "memory that all of it may take: 600M, 1.5G (default: no limit)");
   app.add_option("--io", o.io, "auto, direct, buffered or mmap");
-  app.add_option("--io-threads", o.io_threads, "reads in flight")->check(CLI::Range(1, 64));
+  app.add_option("--io-threads", o.io_threads, "reads in flight (0: found while reading)")
+      ->check(CLI::Range(0, 64));
   app.add_option("--io-replay", o.io_replay_s, "SECONDS of a pass's reads with compute off")->check(CLI::Range(0.0, 3600.0));
   app.add_option("--virtual-disk", o.virtual_disk, "BYTES_PER_S: pace reads of a file that is in the page cache");
   app.add_flag("--json", o.json, "one JSON document");

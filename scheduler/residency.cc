@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/process_memory.h"
 #include "scheduler/block_residency.h"
+#include "scheduler/probe.h"
 #include "storage/pin_order.h"
 
 namespace sluice {
@@ -55,6 +56,14 @@ Result<std::unique_ptr<Residency>> Residency::create(std::shared_ptr<const Model
   for (const File& f : r->model_->files()) files.push_back(&f);
   SliceStoreOptions options;
   options.io = io;
+  if (io.n_threads == 0 && io.depths != nullptr) {
+    SLUICE_TRY(const FileIdentity first, files.front()->identity());
+    if (!io.depths->find(first.dev)) {
+      // A file that cannot be read says so at its first pass.
+      if (auto depth = probe_depth(files, index, r->schedule_, io, budget))
+        io.depths->keep(first.dev, depth.value());
+    }
+  }
   options.ring_bytes = r->plan_.ring_bytes;
   options.block_of = blocks_of_slices(*r->model_);
   options.experts = r->schedule_.experts;

@@ -6,12 +6,14 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <condition_variable>
 #include <cstring>
 #include <deque>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -67,16 +69,38 @@ class Pacer {
 // A pool of threads that block in pread.
 class ThreadedIoQueue final : public IoQueue {
  public:
-  ThreadedIoQueue(std::vector<File> files, std::vector<MappedFile> mappings, const IoOptions& o, IoMode mode, uint64_t alignment,
-                  Done done, void* ctx)
-      : files_(std::move(files)), mappings_(std::move(mappings)), mode_(mode), alignment_(alignment), done_(done), ctx_(ctx),
-        fault_(o.fault != nullptr ? *o.fault : IoFault::of_process()), pacer_(o.virtual_bytes_per_s) {
-    const int n = std::clamp(o.n_threads, 1, kMaxIoThreads);
+  ThreadedIoQueue(std::vector<File> files,
+                  std::vector<MappedFile> mappings,
+                  const IoOptions& o,
+                  IoMode mode,
+                  uint64_t alignment,
+                  uint64_t device,
+                  Done done,
+                  void* ctx)
+      : files_(std::move(files)),
+        mappings_(std::move(mappings)),
+        mode_(mode),
+        alignment_(alignment),
+        done_(done),
+        ctx_(ctx),
+        fault_(o.fault != nullptr ? *o.fault : IoFault::of_process()),
+        pacer_(o.virtual_bytes_per_s) {
+    int n = std::clamp(o.n_threads, 1, kMaxIoThreads);
+    depth_ = n;
+    if (o.n_threads == 0) {
+      depths_ = o.depths;
+      device_ = device;
+      control_.emplace(o.depths == nullptr ? kUsualDepth
+                                           : o.depths->find(device).value_or(kUsualDepth));
+      depth_ = control_->depth();
+      n = DepthControl::kMost;
+    }
     for (int i = 0; i < n; ++i) threads_.emplace_back([this] { work(); });
   }
 
   ~ThreadedIoQueue() override {
     halt();
+    if (depths_ != nullptr) depths_->keep(device_, control_->home());
     for (uint32_t part = 0; part < mappings_.size(); ++part) drop_now(part, 0, mappings_[part].size());
   }
 
@@ -94,10 +118,11 @@ class ThreadedIoQueue final : public IoQueue {
 
   uint64_t alignment() const override { return alignment_; }
   IoMode mode() const override { return mode_; }
+  int depth() const override { return depth_.load(std::memory_order_relaxed); }
   IoStats stats() const override {
     const std::lock_guard lock(mutex_);
     IoStats s = stats_;
-    if (in_flight_ > 0) s.busy_s += seconds_since(busy_since_);
+    s.busy_s = busy_s();
     return s;
   }
   const std::byte* mapping(uint32_t part) const override { return mappings_.empty() ? nullptr : mappings_[part].data(); }
@@ -129,10 +154,34 @@ class ThreadedIoQueue final : public IoQueue {
 
   static double seconds_since(Clock::time_point t) { return std::chrono::duration<double>(Clock::now() - t).count(); }
 
+  // All below but read_all and what it calls: mutex_ held.
+  double busy_s() const {
+    return stats_.busy_s + (in_flight_ > 0 ? seconds_since(busy_since_) : 0.0);
+  }
+
+  // Whether a thread may take something on: nothing waits for a turn to drop pages.
+  bool something_to_do() const {
+    if (!demand_.empty() && demand_.front().drop) return true;
+    return in_flight_ < depth_.load(std::memory_order_relaxed) &&
+           (!demand_.empty() || !ahead_.empty());
+  }
+
+  // A read has ended: tells the control what came in since it was told last.
+  void correct_depth() {
+    constexpr double kSample_s = 0.01;
+    if (!control_) return;
+    const double busy = busy_s() - told_busy_s_;
+    if (busy < kSample_s) return;
+    const int next = control_->add(stats_.bytes - told_bytes_, busy);
+    told_busy_s_ += busy;
+    told_bytes_ = stats_.bytes;
+    if (next > depth_.exchange(next, std::memory_order_relaxed)) ready_.notify_all();
+  }
+
   void work() {
     std::unique_lock lock(mutex_);
     for (;;) {
-      ready_.wait(lock, [this] { return stop_ || !demand_.empty() || !ahead_.empty(); });
+      ready_.wait(lock, [this] { return stop_ || something_to_do(); });
       if (stop_) return;
       auto& queue = demand_.empty() ? ahead_ : demand_;
       const ReadRequest r = queue.front();
@@ -158,6 +207,7 @@ class ThreadedIoQueue final : public IoQueue {
       ++stats_.reads;
       stats_.bytes += read ? r.n_bytes : 0;
       stats_.failures += read ? 0u : 1u;
+      correct_depth();
       lock.unlock();
       done_(ctx_, r.tag, read ? nullptr : &read.error());
       lock.lock();
@@ -241,6 +291,12 @@ class ThreadedIoQueue final : public IoQueue {
   int in_flight_ = 0;
   Clock::time_point busy_since_;
   IoStats stats_;
+  std::optional<DepthControl> control_;  // none: the depth stays as it was set
+  std::atomic<int> depth_{1};            // written with mutex_ held
+  DepthBook* depths_ = nullptr;
+  uint64_t device_ = 0;
+  uint64_t told_bytes_ = 0;
+  double told_busy_s_ = 0;
   std::vector<std::thread> threads_;
 };
 
@@ -271,6 +327,11 @@ Result<std::unique_ptr<IoQueue>> IoQueue::create(std::span<const File* const> fi
   uint64_t alignment = kDefaultAlignment;
   std::vector<File> opened;
   std::vector<MappedFile> mappings;
+  uint64_t device = 0;  // that of the first part stands for all
+  if (!files.empty()) {
+    SLUICE_TRY(const FileIdentity first, files.front()->identity());
+    device = first.dev;
+  }
   if (mode == IoMode::kDirect) {
     for (const File* f : files) {
       auto file = reopen(*f, O_DIRECT);
@@ -296,8 +357,8 @@ Result<std::unique_ptr<IoQueue>> IoQueue::create(std::span<const File* const> fi
       opened.push_back(std::move(file));
     }
   }
-  return std::unique_ptr<IoQueue>(
-      new ThreadedIoQueue(std::move(opened), std::move(mappings), o, mode, alignment, done, ctx));
+  return std::unique_ptr<IoQueue>(new ThreadedIoQueue(
+      std::move(opened), std::move(mappings), o, mode, alignment, device, done, ctx));
 }
 
 }  // namespace sluice

@@ -11,6 +11,7 @@
 #include <string>
 
 #include "base/result.h"
+#include "storage/depth_control.h"
 #include "storage/file.h"
 #include "storage/io_fault.h"
 
@@ -32,6 +33,8 @@ struct IoStats {
   double busy_s = 0;               // time during which at least one read was in flight
 };
 
+inline constexpr int kUsualDepth = 4;  // before anything is known of a device
+
 enum class IoMode : uint8_t { kDirect, kBuffered, kVirtual, kMmap };
 const char* io_mode_name(IoMode m);
 // What a person may ask for: auto, direct, buffered, mmap. Errors: invalid_request.
@@ -39,7 +42,9 @@ Result<IoMode> io_mode_from_name(const std::string& name);
 
 struct IoOptions {
   IoMode mode = IoMode::kDirect;
-  int n_threads = 4;               // reads in flight
+  int n_threads =
+      4;  // reads in flight; 0: what DepthControl finds, from the device's depth in `depths` on
+  DepthBook* depths = nullptr;     // outlives the queue; null: nothing is remembered
   double virtual_bytes_per_s = 0;  // kVirtual
   IoFault* fault = nullptr;        // null: that of the process
 };
@@ -56,6 +61,8 @@ class IoQueue {
   virtual void stop() = 0;
   virtual uint64_t alignment() const = 0;
   virtual IoMode mode() const = 0;
+  // Reads in flight, at most, now.
+  virtual int depth() const = 0;
   virtual IoStats stats() const = 0;
   // kMmap: where the file lies; null in other modes.
   virtual const std::byte* mapping(uint32_t part) const = 0;

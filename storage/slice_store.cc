@@ -95,9 +95,10 @@ Result<std::unique_ptr<SliceStore>> SliceStore::create(std::span<const File* con
   }
   store->blocks_.resize(last_block + 1);
   SLUICE_TRY(store->make_memory(options, budget));
-  store->max_in_flight_ = static_cast<size_t>(std::max(options.io.n_threads, 1)) + 2;
-  if (!options.experts.empty())
-    store->kept_free_ = std::min(store->slots_.size() / 2, store->max_in_flight_);
+  if (!options.experts.empty()) {
+    const size_t most = options.io.n_threads == 0 ? DepthControl::kMost : store->max_in_flight();
+    store->kept_free_ = std::min(store->slots_.size() / 2, most);
+  }
   return store;
 }
 
@@ -272,7 +273,7 @@ bool SliceStore::pump_announced() {
   for (; next_announced_ < announced_.size(); ++next_announced_) {
     const SliceId id = announced_[next_announced_];
     if (entries_[id].state != State::kAbsent || !announced(entries_[id])) continue;
-    if (in_flight_ >= max_in_flight_ || !start(id, true, UINT64_MAX)) return false;
+    if (in_flight_ >= max_in_flight() || !start(id, true, UINT64_MAX)) return false;
   }
   return true;
 }
@@ -280,7 +281,7 @@ bool SliceStore::pump_announced() {
 // Starts reads in the order in which the consumer will come by, wrapping into the next pass.
 void SliceStore::pump() {
   if (starved_ || !pump_announced() || schedule_.empty()) return;
-  for (uint64_t i = 0; i < schedule_.size() && in_flight_ < max_in_flight_; ++i) {
+  for (uint64_t i = 0; i < schedule_.size() && in_flight_ < max_in_flight(); ++i) {
     const uint64_t left = pass_end_ - position_;
     const uint64_t place = i < left ? position_ + i : i - left;
     if (place >= schedule_.size()) return;

@@ -212,7 +212,9 @@ class SliceStore {
   size_t pass_end_ = 0;
   uint64_t pass_ = 0;                  // counts begin_pass
   size_t in_flight_ = 0;
-  size_t max_in_flight_ = 0;
+  size_t max_in_flight() const {
+    return static_cast<size_t>(io_->depth()) + 2;
+  }                       // two wait, so that no thread does
   size_t kept_free_ = 0;  // slots that reading ahead leaves to experts
   size_t rows_left_ = 0;
   size_t dropping_ = 0;                // slots whose pages are on their way out

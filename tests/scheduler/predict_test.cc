@@ -380,6 +380,35 @@ TEST(Probe, WithoutMemoryIsAnErrorAndWithLittleASmallerProbe) {
   EXPECT_TRUE(probe_compute(m.checked->hparams, m.layout, 2, little, 0.05));
 }
 
+TEST(Probe, TheUsualDepthStaysUnlessAnotherIsClearlyFaster) {
+  const auto chosen = [](std::vector<DepthRate> rates) { return choose_depth(rates); };
+  EXPECT_EQ(chosen({}), kUsualDepth);
+  EXPECT_EQ(chosen({{4, 1e9}, {1, 1e9}, {2, 1.05e9}, {8, 1.09e9}}), kUsualDepth);
+  EXPECT_EQ(chosen({{4, 1e9}, {1, 0.4e9}, {2, 0.7e9}, {8, 1.5e9}}), 8);
+  EXPECT_EQ(chosen({{4, 1e9}, {1, 1.6e9}, {2, 1.3e9}, {8, 0.5e9}}), 1);
+  EXPECT_EQ(chosen({{1, 1e9}, {2, 2e9}}), 2);  // no memory for more
+}
+
+TEST(Probe, ADepthIsFoundOnceForADeviceAndIsWithinItsBounds) {
+  const auto model =
+      Model::load(std::move(check_model(source("assets/demo.gguf"))).value()).value();
+  Budget budget(64 * kMiB);
+  DepthBook book;
+  IoOptions io;
+  io.n_threads = 0;
+  io.depths = &book;
+  const uint64_t device = model->files().front().identity().value().dev;
+  EXPECT_FALSE(book.find(device));
+  { ASSERT_TRUE(Residency::create(model, io, {}, budget)); }
+  ASSERT_TRUE(book.find(device));
+  EXPECT_GE(*book.find(device), DepthControl::kLeast);
+  EXPECT_LE(*book.find(device), DepthControl::kMost);
+  book.keep(device, 7);
+  const auto again = Residency::create(model, io, {}, budget);
+  ASSERT_TRUE(again);
+  EXPECT_EQ(book.find(device), 7);
+}
+
 TEST(Probe, AReadThatFailsIsAnError) {
   const Opened m("assets/demo.gguf");
   std::vector<const File*> files;

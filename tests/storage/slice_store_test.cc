@@ -56,7 +56,10 @@ class SliceStoreTest : public testing::Test {
     out.write(reinterpret_cast<const char*>(content_.data()), static_cast<std::streamsize>(content_.size()));
   }
 
-  void open(const std::string& faults = "", uint64_t ring = 8u << 20, IoMode mode = IoMode::kDirect) {
+  void open(const std::string& faults = "",
+            uint64_t ring = 8u << 20,
+            IoMode mode = IoMode::kDirect,
+            DepthBook* depths = nullptr) {
     store_.reset();
     fault_.emplace(std::move(IoFault::parse(faults)).value());
     file_ = std::move(File::open_regular(path_)).value();
@@ -64,6 +67,8 @@ class SliceStoreTest : public testing::Test {
     SliceStoreOptions o;
     o.io.mode = mode;
     o.io.fault = &*fault_;
+    o.io.depths = depths;
+    if (depths != nullptr) o.io.n_threads = 0;
     o.ring_bytes = ring;
     store_ = std::move(SliceStore::create(
                            files, *index_, schedule_, make_pin_order(schedule_), o, budget_))
@@ -108,6 +113,19 @@ TEST_F(SliceStoreTest, EveryByteAtEveryCut) {
       ASSERT_TRUE(store_->set_cut(cut));
       for (int i = 0; i < 3; ++i) ASSERT_TRUE(pass());
     }
+  }
+}
+
+TEST_F(SliceStoreTest, ADepthThatIsFoundReadsTheSameBytesAndIsRemembered) {
+  DepthBook book;
+  for (const IoMode mode : {IoMode::kDirect, IoMode::kMmap}) {
+    open("", 4u << 20, mode, &book);
+    for (int i = 0; i < 20; ++i) ASSERT_TRUE(pass());
+    store_.reset();
+    const auto depth = book.find(file_.identity().value().dev);
+    ASSERT_TRUE(depth);
+    EXPECT_GE(*depth, DepthControl::kLeast);
+    EXPECT_LE(*depth, DepthControl::kMost);
   }
 }
 
