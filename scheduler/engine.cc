@@ -108,6 +108,16 @@ struct Engine::Impl {
     CountedWalks& operator=(const CountedWalks&) = delete;
     Impl& impl;
   };
+  // Pins that came with a budget that grew meanwhile, and those that a short answer did not get to.
+  struct FilledAfterwards {
+    explicit FilledAfterwards(Impl& i) : impl(i) {}
+    ~FilledAfterwards() {
+      if (impl.residency) impl.residency->fill_ahead();
+    }
+    FilledAfterwards(const FilledAfterwards&) = delete;
+    FilledAfterwards& operator=(const FilledAfterwards&) = delete;
+    Impl& impl;
+  };
   // While a generation runs.
   struct ExpectedKv {
     ExpectedKv(Impl& i, int64_t prompt_length, int64_t max_tokens) : impl(i) {
@@ -185,6 +195,17 @@ void Engine::trim() {
   impl_->kept->truncate(0);
   impl_->pending.reset();
   impl_->kv_bytes.store(0, std::memory_order_relaxed);
+}
+
+void Engine::warm() {
+  Impl& i = *impl_;
+  const std::unique_lock idle(i.running, std::try_to_lock);
+  if (!idle || !i.residency) return;
+  i.final_length = i.max_seq_len;
+  i.expect_kv(i.kept->length());
+  i.fill_pins();
+  i.kv_wanted.store(0, std::memory_order_relaxed);
+  i.residency->fill_ahead();
 }
 
 void Engine::give_back_pins(uint64_t bytes) {
@@ -364,6 +385,7 @@ Result<GenerationStats> Engine::generate(const GenerationRequest& request, Token
   const Feed feed = impl.plan_feed(request, stats);
   const Impl::ExpectedKv expected(impl, feed.final_length, request.max_tokens);
   const Impl::CountedWalks counted(impl, stats.prompt);
+  const Impl::FilledAfterwards filled(impl);
   SLUICE_TRY(impl.prefill(request, feed, sink, cancel));
   stats.prefill_ms = ms_since(start);
   impl.cost = &stats.decode;

@@ -110,6 +110,11 @@ class Engine {
   // Drops the kept KV pages.
   void trim();
 
+  // Any thread: if no generation runs, what the budget has free becomes pins, but for the KV that
+  // an answer takes, and they are read in the background. For after a load and after a budget was
+  // raised; a generation ends with it by itself.
+  void warm();
+
   // Any thread: what may be taken from an engine that is idle, or was a moment ago. Pins go from the end of their order
   // and come back with the next generation; kept KV stays if a generation has begun.
   void give_back_pins(uint64_t bytes);

@@ -1,7 +1,9 @@
-// Reads of slices in the background: submit never blocks, completions arrive on the queue's own threads. Demand reads go
-// before read-ahead. Means: direct (O_DIRECT into memory of ours), buffered (fallback, page cache dropped behind), virtual
-// disk (a file that another process keeps in the page cache, paced to a set rate: repeatable benchmarks), and mmap (the
-// file's own pages are the memory: populated and dropped here, read in place through mapping()).
+// Reads of slices in the background: submit never blocks, completions arrive on the queue's own
+// threads. Demand reads go before read-ahead, and what nobody waits for comes last. Means: direct
+// (O_DIRECT into memory of ours), buffered (fallback, page cache dropped behind), virtual disk (a
+// file that another process keeps in the page cache, paced to a set rate: repeatable benchmarks),
+// and mmap (the file's own pages are the memory: populated and dropped here, read in place through
+// mapping()).
 #pragma once
 
 #include <cstddef>
@@ -25,6 +27,8 @@ struct ReadRequest {
   std::byte* dst = nullptr;        // aligned to alignment(). kMmap: null populates; else a copy is made and the pages dropped
   uint64_t tag = 0;                // handed back
   bool demand = false;
+  bool last = false;  // begun when nothing else is to do, or after a few others: somebody may need
+                      // it after all
   bool drop = false;               // kMmap: the range goes out of memory instead
 };
 

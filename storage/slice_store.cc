@@ -190,7 +190,7 @@ void SliceStore::evict(uint32_t expert) {
 
 // An expert that was asked for takes a cell of its block, unless all of them are in use; then it
 // goes through the ring.
-void SliceStore::give_cell(uint32_t expert) {
+void SliceStore::give_cell(uint32_t expert, bool only_free) {
   if (experts_.cell_of(expert) != ExpertCache::kNone) return;
   const auto& slices = experts_.experts()[expert].slices;
   // Its pages may still be leaving another cell.
@@ -198,7 +198,7 @@ void SliceStore::give_cell(uint32_t expert) {
         return entries_[id].state == State::kDropping;
       }))
     return;
-  const auto given = experts_.give(expert, [this](uint32_t x) { return may_go(x); });
+  const auto given = experts_.give(expert, [&](uint32_t x) { return !only_free && may_go(x); });
   if (!given) return;
   if (given->evicted != ExpertCache::kNone) evict(given->evicted);
   for (const SliceId id : slices)
@@ -247,7 +247,7 @@ void SliceStore::drop(SliceId id) {
   e.slot = kPinned;
 }
 
-bool SliceStore::start(SliceId id, bool demand, uint64_t distance) {
+bool SliceStore::start(SliceId id, Urgency urgency, uint64_t distance) {
   Entry& e = entries_[id];
   if (e.rank < cut_) {
     if (e.expert != kNoExpert && leaving_[e.rank - pin_order_.size()] > 0) return false;
@@ -262,8 +262,16 @@ bool SliceStore::start(SliceId id, bool demand, uint64_t distance) {
   e.started_in_pass = pass_;
   ++in_flight_;
   const Slice& s = index_[id];
-  io_->submit({s.part, e.read.offset, e.read.n_bytes, s.file_offset + s.n_bytes - e.read.offset,
-               memory_->destination(place_of(id)), id, demand});
+  e.filling = urgency == Urgency::kFill;
+  filling_ += e.filling ? 1 : 0;
+  io_->submit({.part = s.part,
+               .file_offset = e.read.offset,
+               .n_bytes = e.read.n_bytes,
+               .needed = s.file_offset + s.n_bytes - e.read.offset,
+               .dst = memory_->destination(place_of(id)),
+               .tag = id,
+               .demand = urgency == Urgency::kDemand,
+               .last = urgency == Urgency::kFill});
   return true;
 }
 
@@ -273,14 +281,46 @@ bool SliceStore::pump_announced() {
   for (; next_announced_ < announced_.size(); ++next_announced_) {
     const SliceId id = announced_[next_announced_];
     if (entries_[id].state != State::kAbsent || !announced(entries_[id])) continue;
-    if (in_flight_ >= max_in_flight() || !start(id, true, UINT64_MAX)) return false;
+    if (in_flight_ >= max_in_flight() || !start(id, Urgency::kDemand, UINT64_MAX)) return false;
   }
   return true;
 }
 
-// Starts reads in the order in which the consumer will come by, wrapping into the next pass.
 void SliceStore::pump() {
-  if (starved_ || !pump_announced() || schedule_.empty()) return;
+  if (starved_ || !pump_announced()) return;
+  pump_schedule();
+  pump_fill();
+}
+
+void SliceStore::pump_fill() {
+  if (fill_ == Fill::kOff) return;
+  const size_t most = fill_ == Fill::kIdle ? max_in_flight() : 1;
+  const auto room = [&] { return filling_ < most && in_flight_ < max_in_flight(); };
+  for (; fill_rank_ < std::min(cut_, pin_order_.size()); ++fill_rank_) {
+    const SliceId id = pin_order_[fill_rank_];
+    if (entries_[id].state != State::kAbsent) continue;
+    if (!room() || !start(id, Urgency::kFill, UINT64_MAX)) return;
+  }
+  for (; cut_ > pin_order_.size() && fill_expert_ < experts_.experts().size(); ++fill_expert_) {
+    const auto x = static_cast<uint32_t>(fill_expert_);
+    give_cell(x, /*only_free=*/true);
+    for (const SliceId id : experts_.experts()[x].slices) {
+      if (entries_[id].state != State::kAbsent || entries_[id].rank >= cut_) continue;
+      if (!room() || !start(id, Urgency::kFill, UINT64_MAX)) return;
+    }
+  }
+}
+
+void SliceStore::fill_ahead() {
+  const std::lock_guard lock(mutex_);
+  fill_ = Fill::kIdle;
+  fill_rank_ = fill_expert_ = 0;
+  pump();
+}
+
+// Starts reads in the order in which the consumer will come by, wrapping into the next pass.
+void SliceStore::pump_schedule() {
+  if (schedule_.empty()) return;
   for (uint64_t i = 0; i < schedule_.size() && in_flight_ < max_in_flight(); ++i) {
     const uint64_t left = pass_end_ - position_;
     const uint64_t place = i < left ? position_ + i : i - left;
@@ -288,7 +328,7 @@ void SliceStore::pump() {
     const SliceId id = schedule_[place];
     if (entries_[id].state != State::kAbsent || (i < left && !wanted_now(entries_[id]))) continue;
     if (kept_free_ > 0 && entries_[id].rank >= cut_ && free_slots() <= kept_free_) return;
-    if (!start(id, false, turns_ + i)) return;
+    if (!start(id, Urgency::kAhead, turns_ + i)) return;
   }
 }
 
@@ -327,7 +367,8 @@ bool SliceStore::wait_until(std::unique_lock<std::mutex>& lock, Ready&& ready) {
 void SliceStore::finish(uint64_t tag, const Error* error) {
   {
     const std::lock_guard lock(mutex_);
-    if (error != nullptr) failure_ = *error;
+    const bool for_nobody = (tag & (kRowTag | kDropTag)) == 0 && entries_[tag].filling;
+    if (error != nullptr && !for_nobody) failure_ = *error;
     if ((tag & kRowTag) != 0) {
       --rows_left_;
     } else if ((tag & kDropTag) != 0) {
@@ -346,6 +387,8 @@ void SliceStore::finish(uint64_t tag, const Error* error) {
       const auto id = static_cast<SliceId>(tag);
       Entry& e = entries_[id];
       --in_flight_;
+      const bool filled = std::exchange(e.filling, false);
+      filling_ -= filled ? 1 : 0;
       if (error != nullptr) {
         if (e.slot == kPinned) pinned_bytes_ += index_[id].n_bytes;      // drop() takes it off again
         e.state = State::kReady;
@@ -354,7 +397,8 @@ void SliceStore::finish(uint64_t tag, const Error* error) {
         e.state = State::kReady;
         blocks_[e.block].read_bytes += e.read.n_bytes;
         if (e.slot == kPinned) pinned_bytes_ += index_[id].n_bytes;
-        if (e.slot != kPinned || e.expert != kNoExpert) streamed_bytes_ += e.read.n_bytes;
+        if (e.slot != kPinned || (e.expert != kNoExpert && !filled))
+          streamed_bytes_ += e.read.n_bytes;
         pump();
       }
     }
@@ -368,6 +412,7 @@ void SliceStore::begin_pass(size_t n_scheduled, std::function<bool()> cancelled)
   position_ = 0;
   pass_end_ = n_scheduled;
   ++pass_;
+  if (fill_ == Fill::kIdle) fill_ = Fill::kBeside;
   announced_.clear();
   next_announced_ = 0;
   turns_ = 0;
@@ -412,7 +457,7 @@ void SliceStore::start_wanted(std::span<const SliceId> wanted, const std::vector
     if (done[i]) continue;
     // What is announced has its turn, but for the first that nothing would come before.
     if (e.state == State::kAbsent && !(announced(e) && one_comes)) {
-      if (start(wanted[i], true, 0))
+      if (start(wanted[i], Urgency::kDemand, 0))
         one_comes = true;
       else
         starved_ = true;
@@ -555,6 +600,7 @@ Result<void> SliceStore::set_cut(size_t n) {
     lock.lock();
     cut_ = n;
     experts_.allow(cells_below(n));
+    fill_rank_ = fill_expert_ = 0;
     pump();
     return success();
   }

@@ -102,6 +102,12 @@ class SliceStore {
   // border); a growth when it is charged: pins then fill as passes read them. Errors: budget_exceeded.
   Result<void> set_cut(size_t n);
 
+  // No pass runs: pins that are not here are read now, in pin order, then experts into free cells,
+  // as fast as the disk is. Once a pass begins it goes on beside it, one read at a time and behind
+  // all that the pass wants, also after the cut has grown again. A read that fails ends it until it
+  // is asked for anew; whoever needs that slice is told then.
+  void fill_ahead();
+
   // The same, before a store exists: the size of a slot, the memory for row reads, and where the
   // pin memory of each slice of an order and then of each cell begins (and the end).
   static uint64_t slot_bytes_of(const SliceIndex& index);
@@ -139,6 +145,7 @@ class SliceStore {
     uint64_t started_in_pass = 0;  // the latest pass in which its reading began
     uint32_t turn = 0;             // among what that pass announced
     uint32_t expert = kNoExpert;
+    bool filling = false;              // its read is one of fill_ahead()
     uint64_t in_cell = 0;              // where it lies in its expert's cell
     SliceRange read;                   // in the file
     uint32_t block = 0;
@@ -165,7 +172,10 @@ class SliceStore {
   void pump();
   bool pump_announced();
   void start_wanted(std::span<const SliceId> wanted, const std::vector<bool>& done);
-  bool start(SliceId id, bool demand, uint64_t distance);
+  void pump_schedule();
+  void pump_fill();
+  enum class Urgency : uint8_t { kDemand, kAhead, kFill };
+  bool start(SliceId id, Urgency urgency, uint64_t distance);
   std::optional<int32_t> find_slot(uint64_t distance);
   uint64_t distance_of(SliceId id) const;
   bool wanted_now(const Entry& e) const;
@@ -173,7 +183,7 @@ class SliceStore {
     return e.announced_in_pass == pass_ && e.used_in_pass != pass_;
   }
   size_t free_slots() const;
-  void give_cell(uint32_t expert);
+  void give_cell(uint32_t expert, bool only_free = false);
   bool may_go(uint32_t expert) const;
   void evict(uint32_t expert);
   void clear_ranks(uint32_t expert);
@@ -216,6 +226,10 @@ class SliceStore {
     return static_cast<size_t>(io_->depth()) + 2;
   }                       // two wait, so that no thread does
   size_t kept_free_ = 0;  // slots that reading ahead leaves to experts
+  enum class Fill : uint8_t { kOff, kBeside, kIdle };
+  Fill fill_ = Fill::kOff;
+  size_t filling_ = 0;                      // reads in flight of fill_ahead()
+  size_t fill_rank_ = 0, fill_expert_ = 0;  // where it goes on
   size_t rows_left_ = 0;
   size_t dropping_ = 0;                // slots whose pages are on their way out
   bool starved_ = false;               // the consumer waits and found no slot: nothing is read ahead meanwhile

@@ -314,6 +314,27 @@ TEST_F(ExpertStoreTest, AskingForAllReadsEachOnceAndThrowsNoneOut) {
   EXPECT_EQ(counted().evicted_bytes, 0u);
 }
 
+TEST_F(ExpertStoreTest, FreeCellsFillWhileNoPassRunsAndGoToWhoeverIsAskedFor) {
+  for (const IoMode mode : {IoMode::kDirect, IoMode::kMmap}) {
+    open(mode);
+    ASSERT_TRUE(store_->set_cut(cut(3)));
+    store_->fill_ahead();
+    uint64_t want = bytes_of(0) + bytes_of(1) + bytes_of(2);
+    for (const SliceId id : shape_.dense) want += shape_.index[id].n_bytes;
+    for (int i = 0; i < 10000 && store_->stats().pinned_bytes < want; ++i) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    ASSERT_EQ(store_->stats().pinned_bytes, want);
+    EXPECT_EQ(store_->stats().streamed_bytes, 0u);
+    const uint64_t reads = store_->stats().io.reads;
+    ASSERT_TRUE(token({0, 1, 2}));
+    EXPECT_EQ(store_->stats().io.reads, reads);
+    EXPECT_EQ(counted().miss_bytes, 0u);
+    ASSERT_TRUE(token({6}));
+    EXPECT_EQ(counted().evicted_bytes, bytes_of(0));
+  }
+}
+
 TEST_F(ExpertStoreTest, WhatIsAnnouncedIsReadTogether) {
   open(IoMode::kDirect, "read:*:300ms");
   ASSERT_TRUE(store_->set_cut(shape_.dense.size() + shape_.experts.size()));
