@@ -457,6 +457,7 @@ Result<std::shared_ptr<LoadedModel>> ModelRegistry::load(const EntryPtr& entry, 
       auto loaded = std::make_shared<LoadedModel>();
       loaded->model = model;
       loaded->engine = std::move(engine).value();
+      loaded->engine->warm();
       return loaded;
     }
     if (!too_small(engine.error())) return engine.error();
@@ -573,6 +574,18 @@ std::vector<ModelRegistry::EntryPtr> ModelRegistry::idle_entries() const {
     return a->last_used < b->last_used;
   });
   return out;
+}
+
+void ModelRegistry::warm_idle() {
+  const std::vector<EntryPtr> entries = idle_entries();
+  for (auto e = entries.rbegin(); e != entries.rend(); ++e) {
+    std::shared_ptr<LoadedModel> loaded;
+    {
+      const std::lock_guard lock(mutex_);
+      if ((*e)->users == 0) loaded = (*e)->loaded;
+    }
+    if (loaded) loaded->engine->warm();
+  }
 }
 
 void ModelRegistry::trim_idle(uint64_t bytes) {
