@@ -521,6 +521,7 @@ void ModelRegistry::release(const EntryPtr& entry,
   const int64_t keep = keep_alive_ms.value_or(options_.keep_alive_ms);
   bool unload_now = false;
   bool idle = false;
+  bool failed = false;
   {
     const std::lock_guard lock(mutex_);
     --entry->users;
@@ -532,6 +533,13 @@ void ModelRegistry::release(const EntryPtr& entry,
     if (keep >= 0)
       entry->expires = entry->last_used + std::chrono::milliseconds(std::min(keep, kCentury_ms));
     unload_now = keep == 0 && entry->users == 0;
+    failed = idle && entry->loaded && entry->loaded->engine->failed();
+  }
+  if (failed) {
+    spdlog::error(
+        "model failed: three reads within a minute; the next request opens it anew model={}",
+        entry->name);
+    return unload(entry);
   }
   if (unload_now) return unload(entry);
   if (idle) tell("model.idle", entry->name);

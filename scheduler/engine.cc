@@ -9,6 +9,7 @@
 #include <optional>
 
 #include "scheduler/block_residency.h"
+#include "scheduler/failure_window.h"
 #include "scheduler/kv_cache.h"
 #include "scheduler/logprobs.h"
 #include "scheduler/pass.h"
@@ -91,6 +92,8 @@ struct Engine::Impl {
   std::mutex running;                      // held by a generation; guards `kept` and what belongs to it
   LastLogits last;                         // logits after the last token of `kept`, if last_valid
   bool last_valid = false;
+  FailureWindow failures;  // of reads; guarded by `running`
+  std::atomic<bool> failed{false};
   WalkCost* cost = nullptr;                // where walks are counted, during a generation
 
   Result<void> check(const GenerationRequest& r) const;
@@ -190,6 +193,8 @@ std::vector<BlockResidency> Engine::blocks() const {
   if (!impl_->residency) return {};
   return describe_blocks(*impl_->model, impl_->residency->store().block_stats());
 }
+
+bool Engine::failed() const { return impl_->failed.load(std::memory_order_relaxed); }
 
 void Engine::trim() {
   impl_->kept->truncate(0);
@@ -294,6 +299,10 @@ Result<void> Engine::Impl::walk(std::span<const Run> runs, const CancelToken& ca
   if (walked) {
     if (auto same = model->still_unchanged(); !same && same.error().code == "io.changed") walked = std::move(same);
     if (residency && residency->store().cut_off()) walked = file_cut_off(model->path());
+  }
+  if (!walked && walked.error().code == "io.read" &&
+      failures.add(std::chrono::duration<double>(Clock::now().time_since_epoch()).count())) {
+    failed.store(true, std::memory_order_relaxed);
   }
   last_valid = walked && runs.back().n_outputs > 0;
   kv_bytes.store(kept->kv_bytes(), std::memory_order_relaxed);

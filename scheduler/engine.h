@@ -107,6 +107,10 @@ class Engine {
   // Errors: context_length_exceeded (with the numbers), invalid_request, numeric.nan, io.*.
   Result<GenerationStats> generate(const GenerationRequest& request, TokenSink& sink, const CancelToken& cancel);
 
+  // Any thread: reads of the model failed three times within a minute (FailureWindow). What is open
+  // may be what is broken: opening the model anew is worth a try, going on is not.
+  bool failed() const;
+
   // Drops the kept KV pages.
   void trim();
 

@@ -7,6 +7,7 @@
 
 #include "scheduler/block_residency.h"
 #include "scheduler/engine.h"
+#include "scheduler/failure_window.h"
 #include "scheduler/thread_pool.h"
 #include "tests/support/golden_model.h"
 
@@ -173,6 +174,36 @@ TEST(EngineUnderBudget, WarmReadsWhatMayStayBeforeAnybodyAsks) {
   const uint64_t streamed = engine->memory().streamed_bytes;
   EXPECT_EQ(text(*engine, 0), want);
   EXPECT_EQ(engine->memory().streamed_bytes, streamed);
+}
+
+TEST(EngineUnderBudget, AModelWhoseReadsFailThreeTimesInAMinuteHasFailed) {
+  const auto model = demo_model();
+  ThreadPool pool(1);
+  Budget budget(64u << 20);
+  IoFault fault = std::move(IoFault::parse("read:*:EIO")).value();
+  EngineOptions options;
+  options.io.fault = &fault;
+  auto engine = std::move(Engine::create(model, options, budget, pool)).value();
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_FALSE(engine->failed()) << i;
+    Collect sink;
+    const auto done = engine->generate(request(0), sink, CancelToken{});
+    ASSERT_FALSE(done);
+    EXPECT_EQ(done.error().code, "io.read");
+  }
+  EXPECT_TRUE(engine->failed());
+}
+
+TEST(FailureWindow, CountsOnlyWhatFallsIntoAMinute) {
+  FailureWindow w;
+  EXPECT_FALSE(w.add(100));
+  EXPECT_FALSE(w.add(130));
+  EXPECT_FALSE(w.add(161));  // 100 is too long ago
+  EXPECT_TRUE(w.add(189));
+  EXPECT_FALSE(w.add(400));
+  EXPECT_FALSE(w.add(401));
+  EXPECT_TRUE(w.add(402));
+  EXPECT_TRUE(w.add(403));
 }
 
 TEST(EngineUnderBudget, BlocksAddUpToWhatIsPinnedAndCountWhatWasRead) {
