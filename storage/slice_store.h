@@ -36,8 +36,8 @@ struct SliceStoreOptions {
 struct SliceBlockStats {
   uint64_t bytes = 0;                  // of all its slices that passes read
   uint64_t resident_bytes = 0;         // readable now, pins and ring
-  uint64_t pin_bytes =
-      0;  // of slices below the cut: they stay, or will; of as many experts as there are cells
+  // Of slices below the cut: they stay, or will. Of as many experts as there are cells.
+  uint64_t pin_bytes = 0;
   uint64_t loading_bytes = 0;
   uint64_t hit_bytes = 0;   // held from pins, and from cells that held them before this pass
   uint64_t miss_bytes = 0;  // held from the ring, and of experts what this pass had to read
@@ -103,9 +103,9 @@ class SliceStore {
   Result<void> set_cut(size_t n);
 
   // No pass runs: pins that are not here are read now, in pin order, then experts into free cells,
-  // as fast as the disk is. Once a pass begins it goes on beside it, one read at a time and behind
-  // all that the pass wants, also after the cut has grown again. A read that fails ends it until it
-  // is asked for anew; whoever needs that slice is told then.
+  // as fast as the disk is. Once a pass begins it goes on beside it, one read at a time and after
+  // what the pass wants (ReadRequest::last), also when the cut has grown again. A slice that cannot
+  // be read is left out; whoever needs it is told then.
   void fill_ahead();
 
   // The same, before a store exists: the size of a slot, the memory for row reads, and where the
@@ -212,8 +212,8 @@ class SliceStore {
   std::vector<Entry> entries_;         // by slice id
   std::vector<Slot> slots_;
   ExpertCache experts_;
-  std::vector<uint32_t>
-      leaving_;  // by cell: slices of an earlier holder whose pages are on their way out
+  // By cell: slices of an earlier holder whose pages are on their way out.
+  std::vector<uint32_t> leaving_;
   std::vector<SliceId> announced_;  // of this pass, from next_announced_ on not started yet
   size_t next_announced_ = 0;
   uint32_t turns_ = 0;
