@@ -162,6 +162,18 @@ void print_text(const Options& o, const Model& model, const Measured& m, int thr
   for (const auto& kv : more) fmt::print("{} {}\n", std::string_view(kv.key()), boost::json::serialize(kv.value()));
 }
 
+// Of the weights that passes held since, how many were here before they were asked for.
+double hit_ratio(const std::vector<SliceBlockStats>& before,
+                 const std::vector<SliceBlockStats>& after) {
+  double hits = 0;
+  double misses = 0;
+  for (size_t i = 0; i < after.size(); ++i) {
+    hits += static_cast<double>(after[i].hit_bytes - before[i].hit_bytes);
+    misses += static_cast<double>(after[i].miss_bytes - before[i].miss_bytes);
+  }
+  return hits + misses > 0 ? hits / (hits + misses) : 1;
+}
+
 // What predict() says before anything was run, from probes of this disk and these processors.
 struct Forecast {
   Prediction prediction;
@@ -255,6 +267,8 @@ Result<void> bench(const Options& o) {
   small.gen = std::min<int64_t>(o.gen, 4);
   SLUICE_TRY(one_round(*pass, kv_pool, ids, small, warm_up));
   const SliceStoreStats before = residency ? residency->store().stats() : SliceStoreStats{};
+  std::vector<SliceBlockStats> hits_before;
+  if (residency) hits_before = residency->store().block_stats();
   const auto start = std::chrono::steady_clock::now();
   for (int round = 0; round < o.rounds; ++round) {
     SLUICE_TRY(one_round(*pass, kv_pool, ids, o, m));
@@ -266,7 +280,8 @@ Result<void> bench(const Options& o) {
     const SliceStoreStats after = store.stats();
     const auto streamed = static_cast<double>(after.streamed_bytes - before.streamed_bytes);
     const double busy = after.io.busy_s - before.io.busy_s;
-    const auto per_pass = static_cast<double>(store.pin_bytes(after.n_slices) - store.pin_bytes(after.cut));
+    const PassSizes sizes = pass_sizes(model->slices(), make_schedule(*model), model->hparams());
+    const double per_pass = walk_read_bytes(sizes, after.cut, 1, true);
     const double disk = busy > 0 ? streamed / busy : 0;
     more = {{"budget_bytes", budget.limit()},
             {"used_bytes", budget.used()},
@@ -275,6 +290,7 @@ Result<void> bench(const Options& o) {
             {"ring_bytes", store.ring_bytes()},
             {"io", io_mode_name(store.io_mode())},
             {"streamed_bytes_per_token", per_pass},
+            {"hit_ratio", hit_ratio(hits_before, store.block_stats())},
             {"disk_bytes_per_s", disk},
             {"stall_ratio", (after.stall_s - before.stall_s) / elapsed},
             {"bound_tok_per_s", per_pass > 0 ? disk / per_pass : 0.0}};
@@ -311,7 +327,8 @@ int main(int argc, char** argv) {
   app.add_option("--rounds", o.rounds, "repetitions; the median is reported")->check(CLI::Range(1, 1000));
   app.add_option("--budget", o.budget, "memory that all of it may take: 600M, 1.5G (default: no limit)");
   app.add_option("--io", o.io, "auto, direct, buffered or mmap");
-  app.add_option("--io-threads", o.io_threads, "reads in flight")->check(CLI::Range(1, 64));
+  app.add_option("--io-threads", o.io_threads, "reads in flight (0: found while reading)")
+      ->check(CLI::Range(0, 64));
   app.add_option("--io-replay", o.io_replay_s, "SECONDS of a pass's reads with compute off")->check(CLI::Range(0.0, 3600.0));
   app.add_option("--virtual-disk", o.virtual_disk, "BYTES_PER_S: pace reads of a file that is in the page cache");
   app.add_flag("--json", o.json, "one JSON document");

@@ -70,12 +70,24 @@ std::optional<ApiError> FailedAnswers::find(const RequestKey& key) {
   return std::nullopt;
 }
 
+namespace {
+
+IoOptions remembering(IoOptions io, DepthBook& depths) {
+  io.depths = &depths;
+  return io;
+}
+
+}  // namespace
+
 App::App(ServerOptions o, int threads)
     : options(std::move(o)),
       budget(options.budget_bytes),
       base(budget, kBaseGrowth),
       pool(threads),
-      registry(ModelRegistryOptions{options.state_dir, options.default_ctx, options.keep_alive_ms, options.io},
+      registry(ModelRegistryOptions{options.state_dir,
+                                    options.default_ctx,
+                                    options.keep_alive_ms,
+                                    remembering(options.io, depths)},
                budget,
                pool),
       measurements(options.state_dir),

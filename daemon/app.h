@@ -91,6 +91,7 @@ struct App {
   EventBus events;
   ProcessBase base;  // the process itself and the ledger's headroom
   ThreadPool pool;
+  DepthBook depths;  // of the disks that models were read from
   ModelRegistry registry;
   Measurements measurements;
   ProgressTable progress;

@@ -278,7 +278,10 @@ std::variant<BudgetChangedDoc, ApiError> BudgetControl::change(const BudgetOrder
     if (order.force && tries >= 2) cancel_running(done.cancelled);
     std::this_thread::sleep_for(kLookAgain);
   }
-  if (bytes > before) base_.fit(bytes);
+  if (bytes > before) {
+    base_.fit(bytes);
+    registry_.warm_idle();
+  }
   if (bytes < before) done.kernel_confirmed = wait_for_kernel(bytes, deadline);
   done.evicted = losses(held, registry_.holdings());
   done.elapsed_ms = ms_since(begun);

@@ -124,7 +124,8 @@ Result<ServerOptions> server_options(const DaemonCommand& command) {
   options.queue.max_waiting_per_uid = static_cast<size_t>(config.integer("queue.per_user"));
   options.n_threads = static_cast<int>(config.integer("daemon.threads"));
   SLUICE_TRY(options.io.mode, io_mode_from_name(config.get("stream.io").value));
-  options.io.n_threads = static_cast<int>(config.integer("stream.io_threads"));
+  const bool found = config.is_auto("stream.io_threads");
+  options.io.n_threads = found ? 0 : static_cast<int>(config.integer("stream.io_threads"));
   options.keep_alive_ms = config.duration_ms("models.keep_alive");
   options.drain_ms = std::max<int64_t>(0, config.duration_ms("daemon.drain"));
   if (!config.is_auto("daemon.idle_exit"))

@@ -457,6 +457,7 @@ Result<std::shared_ptr<LoadedModel>> ModelRegistry::load(const EntryPtr& entry, 
       auto loaded = std::make_shared<LoadedModel>();
       loaded->model = model;
       loaded->engine = std::move(engine).value();
+      loaded->engine->warm();
       return loaded;
     }
     if (!too_small(engine.error())) return engine.error();
@@ -520,6 +521,7 @@ void ModelRegistry::release(const EntryPtr& entry,
   const int64_t keep = keep_alive_ms.value_or(options_.keep_alive_ms);
   bool unload_now = false;
   bool idle = false;
+  bool failed = false;
   {
     const std::lock_guard lock(mutex_);
     --entry->users;
@@ -531,6 +533,13 @@ void ModelRegistry::release(const EntryPtr& entry,
     if (keep >= 0)
       entry->expires = entry->last_used + std::chrono::milliseconds(std::min(keep, kCentury_ms));
     unload_now = keep == 0 && entry->users == 0;
+    failed = idle && entry->loaded && entry->loaded->engine->failed();
+  }
+  if (failed) {
+    spdlog::error(
+        "model failed: three reads within a minute; the next request opens it anew model={}",
+        entry->name);
+    return unload(entry);
   }
   if (unload_now) return unload(entry);
   if (idle) tell("model.idle", entry->name);
@@ -573,6 +582,18 @@ std::vector<ModelRegistry::EntryPtr> ModelRegistry::idle_entries() const {
     return a->last_used < b->last_used;
   });
   return out;
+}
+
+void ModelRegistry::warm_idle() {
+  const std::vector<EntryPtr> entries = idle_entries();
+  for (auto e = entries.rbegin(); e != entries.rend(); ++e) {
+    std::shared_ptr<LoadedModel> loaded;
+    {
+      const std::lock_guard lock(mutex_);
+      if ((*e)->users == 0) loaded = (*e)->loaded;
+    }
+    if (loaded) loaded->engine->warm();
+  }
 }
 
 void ModelRegistry::trim_idle(uint64_t bytes) {

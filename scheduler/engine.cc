@@ -9,12 +9,14 @@
 #include <optional>
 
 #include "scheduler/block_residency.h"
+#include "scheduler/failure_window.h"
 #include "scheduler/kv_cache.h"
 #include "scheduler/logprobs.h"
 #include "scheduler/pass.h"
 #include "scheduler/predict.h"
 #include "scheduler/residency.h"
 #include "scheduler/thread_pool.h"
+#include "storage/mapped_file.h"
 
 namespace sluice {
 namespace {
@@ -39,10 +41,6 @@ class LastLogits final : public LogitsSink {
 
 constexpr int64_t kLikelyAnswer = 256;      // tokens
 
-Error file_cut_off(const std::string& path) {
-  return Error{.code = "io.changed", .what = "the file was cut off while it was read", .hint = "load the model again", .file = path};
-}
-
 // Opens the residency with walks as long as a sixteenth of the budget allows, shorter ones if only they fit: a long walk
 // merely spares readings of the weights.
 Result<std::unique_ptr<Residency>> open_residency(const std::shared_ptr<const Model>& model,
@@ -54,17 +52,15 @@ Result<std::unique_ptr<Residency>> open_residency(const std::shared_ptr<const Mo
   const WalkSizes sizes(hp, n_threads, walk.max_seq_len, walk.max_tokens, walk.max_outputs);
   PlanNeeds needs;
   needs.kv_bytes = static_cast<uint64_t>(kernels::KvLayout::of(hp, kernels::KvType::kF16).page_bytes());
-  WalkSize size = sizes.first(budget.effective());
-  for (;;) {
+  std::optional<Result<std::unique_ptr<Residency>>> opened;
+  sizes.longest_that_fits(budget.effective(), [&](const WalkSize& size) {
     walk.max_tokens = size.max_tokens;
     walk.max_outputs = size.max_outputs;
     needs.activation_bytes = size.workspace_bytes;
-    auto opened = Residency::create(model, options.io, needs, budget);
-    const bool too_small = !opened && opened.error().code == "budget_below_floor";
-    const auto next = sizes.shorter(size);
-    if (!too_small || !next) return opened;
-    size = *next;
-  }
+    opened = Residency::create(model, options.io, needs, budget);
+    return *opened || opened->error().code != "budget_below_floor";      // other errors no walk mends
+  });
+  return *std::move(opened);
 }
 
 }  // namespace
@@ -96,6 +92,8 @@ struct Engine::Impl {
   std::mutex running;                      // held by a generation; guards `kept` and what belongs to it
   LastLogits last;                         // logits after the last token of `kept`, if last_valid
   bool last_valid = false;
+  FailureWindow failures;  // of reads; guarded by `running`
+  std::atomic<bool> failed{false};
   WalkCost* cost = nullptr;                // where walks are counted, during a generation
 
   Result<void> check(const GenerationRequest& r) const;
@@ -111,6 +109,16 @@ struct Engine::Impl {
     ~CountedWalks() { impl.cost = nullptr; }
     CountedWalks(const CountedWalks&) = delete;
     CountedWalks& operator=(const CountedWalks&) = delete;
+    Impl& impl;
+  };
+  // Pins that came with a budget that grew meanwhile, and those that a short answer did not get to.
+  struct FilledAfterwards {
+    explicit FilledAfterwards(Impl& i) : impl(i) {}
+    ~FilledAfterwards() {
+      if (impl.residency) impl.residency->fill_ahead();
+    }
+    FilledAfterwards(const FilledAfterwards&) = delete;
+    FilledAfterwards& operator=(const FilledAfterwards&) = delete;
     Impl& impl;
   };
   // While a generation runs.
@@ -186,10 +194,23 @@ std::vector<BlockResidency> Engine::blocks() const {
   return describe_blocks(*impl_->model, impl_->residency->store().block_stats());
 }
 
+bool Engine::failed() const { return impl_->failed.load(std::memory_order_relaxed); }
+
 void Engine::trim() {
   impl_->kept->truncate(0);
   impl_->pending.reset();
   impl_->kv_bytes.store(0, std::memory_order_relaxed);
+}
+
+void Engine::warm() {
+  Impl& i = *impl_;
+  const std::unique_lock idle(i.running, std::try_to_lock);
+  if (!idle || !i.residency) return;
+  i.final_length = i.max_seq_len;
+  i.expect_kv(i.kept->length());
+  i.fill_pins();
+  i.kv_wanted.store(0, std::memory_order_relaxed);
+  i.residency->fill_ahead();
 }
 
 void Engine::give_back_pins(uint64_t bytes) {
@@ -278,6 +299,10 @@ Result<void> Engine::Impl::walk(std::span<const Run> runs, const CancelToken& ca
   if (walked) {
     if (auto same = model->still_unchanged(); !same && same.error().code == "io.changed") walked = std::move(same);
     if (residency && residency->store().cut_off()) walked = file_cut_off(model->path());
+  }
+  if (!walked && walked.error().code == "io.read" &&
+      failures.add(std::chrono::duration<double>(Clock::now().time_since_epoch()).count())) {
+    failed.store(true, std::memory_order_relaxed);
   }
   last_valid = walked && runs.back().n_outputs > 0;
   kv_bytes.store(kept->kv_bytes(), std::memory_order_relaxed);
@@ -369,6 +394,7 @@ Result<GenerationStats> Engine::generate(const GenerationRequest& request, Token
   const Feed feed = impl.plan_feed(request, stats);
   const Impl::ExpectedKv expected(impl, feed.final_length, request.max_tokens);
   const Impl::CountedWalks counted(impl, stats.prompt);
+  const Impl::FilledAfterwards filled(impl);
   SLUICE_TRY(impl.prefill(request, feed, sink, cancel));
   stats.prefill_ms = ms_since(start);
   impl.cost = &stats.decode;

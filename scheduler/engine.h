@@ -107,8 +107,17 @@ class Engine {
   // Errors: context_length_exceeded (with the numbers), invalid_request, numeric.nan, io.*.
   Result<GenerationStats> generate(const GenerationRequest& request, TokenSink& sink, const CancelToken& cancel);
 
+  // Any thread: reads of the model failed three times within a minute (FailureWindow). What is open
+  // may be what is broken: opening the model anew is worth a try, going on is not.
+  bool failed() const;
+
   // Drops the kept KV pages.
   void trim();
+
+  // Any thread: if no generation runs, what the budget has free becomes pins, but for the KV that
+  // an answer takes, and they are read in the background. For after a load and after a budget was
+  // raised; a generation ends with it by itself.
+  void warm();
 
   // Any thread: what may be taken from an engine that is idle, or was a moment ago. Pins go from the end of their order
   // and come back with the next generation; kept KV stays if a generation has begun.

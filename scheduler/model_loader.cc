@@ -291,12 +291,7 @@ const std::byte* Model::row_data(uint32_t tensor, uint64_t row) const {
 Result<void> Model::still_unchanged() const {
   for (size_t i = 0; i < files_.size(); ++i) {
     const FileIdentity& then = identities_[i];
-    if (mappings_[i].cut_off()) {
-      return Error{.code = "io.changed",
-                   .what = "the file was cut off while it was read",
-                   .hint = "load the model again",
-                   .file = part_paths_[i]};
-    }
+    if (mappings_[i].cut_off()) return file_cut_off(part_paths_[i]);
     SLUICE_TRY(const FileIdentity now, files_[i].identity());
     // ctime is no sign: renaming or unlinking the file changes it and leaves the bytes alone.
     if (now.size != then.size || now.mtime_ns != then.mtime_ns) {

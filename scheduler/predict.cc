@@ -21,17 +21,6 @@ constexpr double kOverlap = 4;
 // At this share of the memory's own speed the processor mostly waits for it.
 constexpr double kMemoryBound = 0.7;
 
-// What a walk of `tokens` tokens reads of the slices behind the cut.
-double read_bytes(const PassSizes& s, size_t cut, int64_t tokens, bool wants_outputs) {
-  uint64_t dense = 0;
-  for (size_t rank = cut; rank < s.n_dense; ++rank) {
-    if (wants_outputs || !s.skipped[rank]) dense += s.pin_offsets[rank + 1] - s.pin_offsets[rank];
-  }
-  const uint64_t experts = s.pin_bytes() - s.pin_offsets[std::max(cut, s.n_dense)];
-  const double asked_for = 1 - std::pow(1 - s.experts_active, static_cast<double>(tokens));
-  return static_cast<double>(dense) + static_cast<double>(experts) * asked_for;
-}
-
 // Weights that one token is multiplied with.
 double computed_bytes(const PassSizes& s) {
   return static_cast<double>(s.weight_bytes) +
@@ -70,7 +59,7 @@ double prompt_s(const PassSizes& s, size_t cut, const BudgetQuestion& q, const P
     done += n;
     // A short walk costs no less than a token: it reads the weights from memory all the same.
     const double compute = std::max(pace.decode_s, static_cast<double>(n) * pace.prompt_token_s);
-    sum += walk_of(read_bytes(s, cut, n, done == q.prompt_tokens), compute, pace).total();
+    sum += walk_of(walk_read_bytes(s, cut, n, done == q.prompt_tokens), compute, pace).total();
   }
   return sum;
 }
@@ -148,14 +137,15 @@ PassSizes pass_sizes(const SliceIndex& index,
                      const Schedule& schedule,
                      const kernels::HParams& hp) {
   PassSizes s;
-  const auto order = make_pin_order({}, schedule.slices, schedule.experts);
-  s.pin_offsets = SliceStore::pin_offsets_of(index, order);
+  const auto order = make_pin_order(schedule.slices);
+  s.pin_offsets = SliceStore::pin_offsets_of(index, order, schedule.experts);
   s.n_dense = schedule.slices.size();
   std::vector<bool> late(index.slices().size(), false);
   for (size_t i = schedule.n_without_outputs; i < schedule.slices.size(); ++i)
     late[schedule.slices[i]] = true;
   s.skipped.reserve(order.size());
   for (const SliceId id : order) s.skipped.push_back(late[id]);
+  s.skipped.resize(s.pin_offsets.size() - 1, false);
   s.weight_bytes = s.pin_offsets[s.n_dense];
   s.expert_bytes = s.pin_bytes() - s.weight_bytes;
   if (hp.n_experts > 0)
@@ -166,6 +156,16 @@ PassSizes pass_sizes(const SliceIndex& index,
       static_cast<uint64_t>(kernels::KvLayout::of(hp, kernels::KvType::kF16).page_bytes()) /
       kernels::kPageTokens;
   return s;
+}
+
+double walk_read_bytes(const PassSizes& s, size_t cut, int64_t tokens, bool wants_outputs) {
+  uint64_t dense = 0;
+  for (size_t rank = cut; rank < s.n_dense; ++rank) {
+    if (wants_outputs || !s.skipped[rank]) dense += s.pin_offsets[rank + 1] - s.pin_offsets[rank];
+  }
+  const uint64_t experts = s.pin_bytes() - s.pin_offsets[std::max(cut, s.n_dense)];
+  const double asked_for = 1 - std::pow(1 - s.experts_active, static_cast<double>(tokens));
+  return static_cast<double>(dense) + static_cast<double>(experts) * asked_for;
 }
 
 Prediction predict(const PassSizes& s, const BudgetQuestion& q, const Speeds& speeds) {
@@ -184,7 +184,7 @@ Prediction predict(const PassSizes& s, const BudgetQuestion& q, const Speeds& sp
   p.pinned_ratio = s.pin_bytes() > 0 ? static_cast<double>(s.pin_offsets[p.cut]) /
                                            static_cast<double>(s.pin_bytes())
                                      : 1;
-  const double bytes = read_bytes(s, p.cut, 1, true);
+  const double bytes = walk_read_bytes(s, p.cut, 1, true);
   p.streamed_bytes = static_cast<uint64_t>(bytes);
   // Keys and values of the conversation so far are walked like weights.
   const double kv = static_cast<double>(s.kv_token_bytes) * static_cast<double>(q.prompt_tokens);
@@ -250,15 +250,14 @@ Prediction predict(const EngineCase& c, uint64_t budget_bytes, const Speeds& spe
   q.needs.fixed_bytes = c.fixed_bytes;
   q.needs.kv_bytes = c.kv_bytes;
   q.prompt_tokens = c.prompt_tokens;
-  WalkSize walk = c.walks.first(budget_bytes);
-  for (;;) {
+  Prediction p;
+  c.walks.longest_that_fits(budget_bytes, [&](const WalkSize& walk) {
     q.needs.activation_bytes = walk.workspace_bytes;
     q.walk_tokens = walk.max_tokens;
-    Prediction p = predict(c.sizes, q, speeds);
-    const auto next = c.walks.shorter(walk);
-    if (p.fits || !next) return p;
-    walk = *next;
-  }
+    p = predict(c.sizes, q, speeds);
+    return p.fits;
+  });
+  return p;
 }
 
 uint64_t smallest_budget(const EngineCase& c) { return predict(c, 0, {}).floor_bytes; }

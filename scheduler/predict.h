@@ -16,10 +16,10 @@ namespace sluice {
 
 // What one model's passes read, in the order in which slices are pinned.
 struct PassSizes {
-  std::vector<uint64_t> pin_offsets;  // pin memory before each slice of the order, and the end
+  std::vector<uint64_t> pin_offsets;  // pin memory before each slice, then cell; and the end
   std::vector<bool> skipped;          // by rank: not read by a walk that wants no logits
-  size_t n_dense = 0;                 // slices that every pass reads; experts come after them
-  uint64_t weight_bytes = 0;          // of the dense slices, and of all experts
+  size_t n_dense = 0;                 // slices that every pass reads; cells come after them
+  uint64_t weight_bytes = 0;          // of the dense slices, and of a cell for every expert
   uint64_t expert_bytes = 0;
   double experts_active = 0;  // share of a layer's experts that one token asks for
   uint64_t slot_bytes = 0;
@@ -31,6 +31,11 @@ struct PassSizes {
 PassSizes pass_sizes(const SliceIndex& index,
                      const Schedule& schedule,
                      const kernels::HParams& hparams);
+
+// Bytes that a walk of `tokens` tokens reads of the slices behind the cut. Experts are taken to be
+// chosen evenly: whichever of a block are in its cells, one that is asked for is there in cells of
+// experts cases, so that cells count as if their share of every expert stayed.
+double walk_read_bytes(const PassSizes& sizes, size_t cut, int64_t tokens, bool wants_outputs);
 
 // A measured number; the truth lies within value * (1 +- spread) most of the time.
 struct Estimate {
@@ -107,6 +112,12 @@ class WalkSizes {
   WalkSize first(uint64_t budget_bytes) const;
   // Half of it; none below the shortest.
   std::optional<WalkSize> shorter(const WalkSize& walk) const;
+  // Asks fits(WalkSize) of the first and of ever shorter ones, until it says yes or there is none shorter.
+  template <class F>
+  void longest_that_fits(uint64_t budget_bytes, F&& fits) const {
+    std::optional<WalkSize> walk = first(budget_bytes);
+    while (walk && !fits(*walk)) walk = shorter(*walk);
+  }
 
  private:
   WalkSize sized(int64_t max_tokens, int64_t max_outputs) const;

@@ -108,7 +108,8 @@ Result<DiskProbe> probe_disk(std::span<const File* const> files,
   DiskProbe probe;
   if (schedule.slices.empty()) return probe;
   const uint64_t slot_bytes = SliceStore::slot_bytes_of(index);
-  const size_t depth = static_cast<size_t>(std::max(io.n_threads, 1)) + 2;
+  const size_t depth =
+      static_cast<size_t>(io.n_threads > 0 ? io.n_threads : DepthControl::kMost) + 2;
   SLUICE_TRY(const Reservation reserved, budget.reserve(depth * slot_bytes, MemoryClass::kRing));
   SLUICE_TRY(const AnonymousMemory memory,
              AnonymousMemory::create(depth * slot_bytes, "a disk probe", /*huge=*/true));
@@ -125,7 +126,7 @@ Result<DiskProbe> probe_disk(std::span<const File* const> files,
   auto window_start = start;
   uint64_t window_bytes = 0;
   uint64_t submitted = 0;
-  size_t next = 0;
+  size_t next = limits.first;
   std::unique_lock lock(reads.mutex);
   for (;;) {
     const bool over =
@@ -165,6 +166,40 @@ Result<DiskProbe> probe_disk(std::span<const File* const> files,
   probe.bytes_per_s = {static_cast<double>(probe.bytes) / probe.seconds,
                        estimate_of(std::move(rates)).spread};
   return probe;
+}
+
+int choose_depth(std::span<const DepthRate> rates) {
+  constexpr double kClearly = 1.1;  // a few MiB are a short look
+  DepthRate chosen{kUsualDepth, 0};
+  for (const DepthRate& r : rates) {
+    if (r.depth == kUsualDepth) chosen = r;
+  }
+  const double usual = chosen.bytes_per_s;
+  for (const DepthRate& r : rates) {
+    if (r.bytes_per_s > kClearly * usual && r.bytes_per_s > chosen.bytes_per_s) chosen = r;
+  }
+  return chosen.depth;
+}
+
+Result<int> probe_depth(std::span<const File* const> files,
+                        const SliceIndex& index,
+                        const Schedule& schedule,
+                        const IoOptions& io,
+                        Budget& budget) {
+  ProbeLimits limits{.seconds = 0.035, .bytes = 8u << 20};
+  std::vector<DepthRate> rates;
+  for (const int depth : {4, 1, 2, 8}) {
+    // A look is not worth anybody's pins.
+    const uint64_t memory = static_cast<uint64_t>(depth + 2) * SliceStore::slot_bytes_of(index);
+    if (budget.available() < memory) continue;
+    IoOptions fixed = io;
+    fixed.n_threads = depth;
+    SLUICE_TRY(const DiskProbe probe, probe_disk(files, index, schedule, fixed, budget, limits));
+    rates.push_back({depth, probe.bytes_per_s.value});
+    // Other slices each time: what lies below us may remember those that were just read.
+    limits.first += schedule.slices.size() / 4;
+  }
+  return choose_depth(rates);
 }
 
 namespace {

@@ -19,6 +19,7 @@ namespace sluice {
 struct ProbeLimits {
   double seconds = 0.5;
   uint64_t bytes = 1u << 30;
+  size_t first = 0;  // slice of the schedule to begin with
 };
 
 struct DiskProbe {
@@ -36,6 +37,20 @@ Result<DiskProbe> probe_disk(std::span<const File* const> files,
                              const IoOptions& io,
                              Budget& budget,
                              const ProbeLimits& limits);
+
+// How many reads of this file to have in flight, 1..DepthControl::kMost: tries a few for at most
+// 35 ms and 8 MiB each, as far as the ledger has memory free now. Errors: io.*.
+Result<int> probe_depth(std::span<const File* const> files,
+                        const SliceIndex& index,
+                        const Schedule& schedule,
+                        const IoOptions& io,
+                        Budget& budget);
+// What to take of {depth, bytes per second}: the usual one unless another is clearly faster.
+struct DepthRate {
+  int depth = 0;
+  double bytes_per_s = 0;
+};
+int choose_depth(std::span<const DepthRate> rates);
 
 struct ComputeProbe {
   Estimate decode_s;              // one token, all weights in memory

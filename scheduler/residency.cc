@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/process_memory.h"
 #include "scheduler/block_residency.h"
+#include "scheduler/probe.h"
 #include "storage/pin_order.h"
 
 namespace sluice {
@@ -42,10 +43,10 @@ Result<std::unique_ptr<Residency>> Residency::create(std::shared_ptr<const Model
                                                      Budget& budget) {
   std::unique_ptr<Residency> r(new Residency(std::move(model), budget));
   const SliceIndex& index = r->model_->slices();
-  auto order = make_pin_order({}, r->schedule_.slices, r->schedule_.experts);
+  auto order = make_pin_order(r->schedule_.slices);
   needs.activation_bytes += SliceStore::row_read_bytes_of(index);
   needs.slot_bytes = SliceStore::slot_bytes_of(index);
-  needs.weight_bytes = SliceStore::pin_bytes_of(index, order);
+  needs.weight_bytes = SliceStore::pin_offsets_of(index, order, r->schedule_.experts).back();
   // What others hold for good counts as fixed; pins do not, they make room. The headroom is in the plan already.
   const uint64_t allowed = budget.effective();
   const uint64_t headroom = std::min(budget.used(MemoryClass::kFixed), headroom_for(budget.limit()));
@@ -55,8 +56,17 @@ Result<std::unique_ptr<Residency>> Residency::create(std::shared_ptr<const Model
   for (const File& f : r->model_->files()) files.push_back(&f);
   SliceStoreOptions options;
   options.io = io;
+  if (io.n_threads == 0 && io.depths != nullptr) {
+    SLUICE_TRY(const FileIdentity first, files.front()->identity());
+    if (!io.depths->find(first.dev)) {
+      // A file that cannot be read says so at its first pass.
+      if (auto depth = probe_depth(files, index, r->schedule_, io, budget))
+        io.depths->keep(first.dev, depth.value());
+    }
+  }
   options.ring_bytes = r->plan_.ring_bytes;
   options.block_of = blocks_of_slices(*r->model_);
+  options.experts = r->schedule_.experts;
   SLUICE_TRY(r->store_, SliceStore::create(files, index, r->schedule_.slices, std::move(order), options, budget));
   r->source_ = std::make_unique<StreamedSource>(*r->model_, r->schedule_, *r->store_);
   budget.add_reclaimer(r.get());

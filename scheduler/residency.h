@@ -46,6 +46,8 @@ class Residency final : public Reclaimer {
 
   // Moves the cut to what the budget has free now, less `leave_bytes`. Pins fill as passes read them.
   Result<void> fill(uint64_t leave_bytes);
+  // No pass runs: what may stay is read now, in the background.
+  void fill_ahead() { store_->fill_ahead(); }
   // Gives pins back, from the end of the pin order. Thread-safe.
   void reclaim(uint64_t bytes) override;
 

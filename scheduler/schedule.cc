@@ -1,5 +1,7 @@
 #include "scheduler/schedule.h"
 
+#include <utility>
+
 namespace sluice {
 namespace {
 
@@ -12,11 +14,19 @@ void append(const SliceIndex& index, const kernels::MatrixRef& ref, Schedule& ou
   }
 }
 
-void append_experts(const SliceIndex& index, int64_t n_experts, const kernels::MatrixRef& stack, Schedule& out) {
-  if (!stack.present()) return;
+void append_experts(const SliceIndex& index,
+                    int64_t n_experts,
+                    const kernels::BlockWeights& w,
+                    Schedule& out) {
+  if (!w.w1_exps.present()) return;
+  const uint32_t group = out.experts.empty() ? 0 : out.experts.back().group + 1;
   for (int32_t e = 0; e < static_cast<int32_t>(n_experts); ++e) {
-    const auto range = index.of(static_cast<uint32_t>(stack.tensor), e);
-    for (uint32_t i = 0; i < range.count; ++i) out.experts.push_back(range.first + i);
+    ExpertSlices x{group, {}};
+    for (const auto* stack : {&w.w1_exps, &w.w3_exps, &w.w2_exps}) {
+      const auto range = index.of(static_cast<uint32_t>(stack->tensor), e);
+      for (uint32_t i = 0; i < range.count; ++i) x.slices.push_back(range.first + i);
+    }
+    out.experts.push_back(std::move(x));
   }
 }
 
@@ -30,7 +40,7 @@ Schedule schedule_of(const std::vector<kernels::BlockWeights>& blocks,
     for (const auto* ref : {&w.wq, &w.wk, &w.wv}) append(index, *ref, s);
     s.n_without_outputs = s.slices.size();
     for (const auto* ref : {&w.wo, &w.router, &w.w1, &w.w3, &w.w2}) append(index, *ref, s);
-    for (const auto* ref : {&w.w1_exps, &w.w3_exps, &w.w2_exps}) append_experts(index, n_experts, *ref, s);
+    append_experts(index, n_experts, w, s);
   }
   append(index, head, s);
   return s;

@@ -4,13 +4,15 @@
 #include <vector>
 
 #include "scheduler/model_loader.h"
+#include "storage/expert_cache.h"
 
 namespace sluice {
 
 struct Schedule {
   std::vector<SliceId> slices;        // dense tensors of every block, then the head; experts are demand entries
   size_t n_without_outputs = 0;       // where a pass ends that wants no logits: after the last block's keys and values
-  std::vector<SliceId> experts;       // asked for by the router, in file order
+  std::vector<ExpertSlices>
+      experts;  // block by block; of each gate, up, down: as the maths asks for them
   uint64_t bytes = 0;                 // of `slices`
 };
 

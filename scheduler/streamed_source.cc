@@ -9,11 +9,21 @@ using kernels::MatrixRef;
 void StreamedSource::begin_walk(const CancelToken& cancel, bool wants_outputs) {
   cancel_ = &cancel;
   error_.reset();
+  announced_.clear();
   store_.begin_pass(wants_outputs ? schedule_.slices.size() : schedule_.n_without_outputs,
                     [&cancel] { return cancel.cancelled(); });
 }
 
+void StreamedSource::announce(const MatrixRef* refs, int n_refs) noexcept {
+  for (int m = 0; m < n_refs; ++m) {
+    const auto range = model_.slices().of(static_cast<uint32_t>(refs[m].tensor), refs[m].expert);
+    for (uint32_t i = 0; i < range.count; ++i) announced_.push_back(range.first + i);
+  }
+}
+
 bool StreamedSource::visit(const MatrixRef* refs, int n_refs, VisitFn fn, void* ctx) noexcept {
+  if (!announced_.empty()) store_.announce(announced_);
+  announced_.clear();
   wanted_.clear();
   matrix_of_.clear();
   for (int m = 0; m < n_refs; ++m) {

@@ -20,6 +20,8 @@ class StreamedSource final : public WeightSource {
   void begin_walk(const CancelToken& cancel, bool wants_outputs) override;
   Error failure() const override;
   bool visit(const kernels::MatrixRef* refs, int n_refs, VisitFn fn, void* ctx) noexcept override;
+  // Told to the store by the next visit: all are known before any takes another's place.
+  void announce(const kernels::MatrixRef* refs, int n_refs) noexcept override;
   bool prepare_rows(const kernels::MatrixRef& ref, const int32_t* rows, int64_t n) noexcept override;
   const void* row(const kernels::MatrixRef& ref, int64_t row) noexcept override;
 
@@ -29,6 +31,7 @@ class StreamedSource final : public WeightSource {
   SliceStore& store_;
   const CancelToken* cancel_ = nullptr;
   std::optional<Error> error_;
+  std::vector<SliceId> announced_;  // since the last visit
   std::vector<SliceId> wanted_;
   std::vector<int32_t> matrix_of_;      // wanted_[i] belongs to refs[matrix_of_[i]]
   std::vector<bool> done_;

@@ -6,12 +6,14 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <condition_variable>
 #include <cstring>
 #include <deque>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -26,6 +28,8 @@ using Clock = std::chrono::steady_clock;
 constexpr int kMaxIoThreads = 64;
 constexpr uint64_t kDefaultAlignment = 4096;
 constexpr int kReadRetries = 1;          // a second try before a request is told
+constexpr int kMostPassedOver =
+    8;  // before one of the last goes first: an eighth of the disk at most
 constexpr int kMaxInterruptions = 100;   // EINTR and EAGAIN in one read
 
 // Offset and memory alignment that direct reads of this file want.
@@ -67,41 +71,60 @@ class Pacer {
 // A pool of threads that block in pread.
 class ThreadedIoQueue final : public IoQueue {
  public:
-  ThreadedIoQueue(std::vector<File> files, std::vector<MappedFile> mappings, const IoOptions& o, IoMode mode, uint64_t alignment,
-                  Done done, void* ctx)
-      : files_(std::move(files)), mappings_(std::move(mappings)), mode_(mode), alignment_(alignment), done_(done), ctx_(ctx),
-        fault_(o.fault != nullptr ? *o.fault : IoFault::of_process()), pacer_(o.virtual_bytes_per_s) {
-    const int n = std::clamp(o.n_threads, 1, kMaxIoThreads);
+  ThreadedIoQueue(std::vector<File> files,
+                  std::vector<MappedFile> mappings,
+                  const IoOptions& o,
+                  IoMode mode,
+                  uint64_t alignment,
+                  uint64_t device,
+                  Done done,
+                  void* ctx)
+      : files_(std::move(files)),
+        mappings_(std::move(mappings)),
+        mode_(mode),
+        alignment_(alignment),
+        done_(done),
+        ctx_(ctx),
+        fault_(o.fault != nullptr ? *o.fault : IoFault::of_process()),
+        pacer_(o.virtual_bytes_per_s) {
+    int n = std::clamp(o.n_threads, 1, kMaxIoThreads);
+    depth_ = n;
+    if (o.n_threads == 0) {
+      depths_ = o.depths;
+      device_ = device;
+      control_.emplace(o.depths == nullptr ? kUsualDepth
+                                           : o.depths->find(device).value_or(kUsualDepth));
+      depth_ = control_->depth();
+      n = DepthControl::kMost;
+    }
     for (int i = 0; i < n; ++i) threads_.emplace_back([this] { work(); });
   }
 
   ~ThreadedIoQueue() override {
-    {
-      const std::lock_guard lock(mutex_);
-      stop_ = true;
-      demand_.clear();
-      ahead_.clear();
-    }
-    ready_.notify_all();
-    for (auto& t : threads_) t.join();
+    halt();
+    if (depths_ != nullptr) depths_->keep(device_, control_->home());
     for (uint32_t part = 0; part < mappings_.size(); ++part) drop_now(part, 0, mappings_[part].size());
   }
+
+  void stop() override { halt(); }
 
   void submit(const ReadRequest& r) override {
     SLUICE_DCHECK(r.file_offset % alignment_ == 0 && r.n_bytes % alignment_ == 0);
     {
       const std::lock_guard lock(mutex_);
-      (r.demand ? demand_ : ahead_).push_back(r);
+      if (stop_) return;
+      (r.demand ? demand_ : r.last ? last_ : ahead_).push_back(r);
     }
     ready_.notify_one();
   }
 
   uint64_t alignment() const override { return alignment_; }
   IoMode mode() const override { return mode_; }
+  int depth() const override { return depth_.load(std::memory_order_relaxed); }
   IoStats stats() const override {
     const std::lock_guard lock(mutex_);
     IoStats s = stats_;
-    if (in_flight_ > 0) s.busy_s += seconds_since(busy_since_);
+    s.busy_s = busy_s();
     return s;
   }
   const std::byte* mapping(uint32_t part) const override { return mappings_.empty() ? nullptr : mappings_[part].data(); }
@@ -119,14 +142,57 @@ class ThreadedIoQueue final : public IoQueue {
   }
 
  private:
+  void halt() {
+    {
+      const std::lock_guard lock(mutex_);
+      stop_ = true;
+      demand_.clear();
+      ahead_.clear();
+      last_.clear();
+    }
+    ready_.notify_all();
+    for (auto& t : threads_) t.join();
+    threads_.clear();
+  }
+
   static double seconds_since(Clock::time_point t) { return std::chrono::duration<double>(Clock::now() - t).count(); }
+
+  // All below but read_all and what it calls: mutex_ held.
+  double busy_s() const {
+    return stats_.busy_s + (in_flight_ > 0 ? seconds_since(busy_since_) : 0.0);
+  }
+
+  // Whether a thread may take something on: nothing waits for a turn to drop pages.
+  bool something_to_do() const {
+    if (!demand_.empty() && demand_.front().drop) return true;
+    return in_flight_ < depth_.load(std::memory_order_relaxed) &&
+           (!demand_.empty() || !ahead_.empty() || !last_.empty());
+  }
+
+  // A read has ended: tells the control what came in since it was told last.
+  void correct_depth() {
+    constexpr double kSample_s = 0.01;
+    if (!control_) return;
+    const double busy = busy_s() - told_busy_s_;
+    if (busy < kSample_s) return;
+    const int next = control_->add(stats_.bytes - told_bytes_, busy);
+    told_busy_s_ += busy;
+    told_bytes_ = stats_.bytes;
+    if (next > depth_.exchange(next, std::memory_order_relaxed)) ready_.notify_all();
+  }
 
   void work() {
     std::unique_lock lock(mutex_);
     for (;;) {
-      ready_.wait(lock, [this] { return stop_ || !demand_.empty() || !ahead_.empty(); });
+      ready_.wait(lock, [this] { return stop_ || something_to_do(); });
       if (stop_) return;
-      auto& queue = demand_.empty() ? ahead_ : demand_;
+      const bool drop_first = !demand_.empty() && demand_.front().drop;
+      const bool its_turn = !drop_first && !last_.empty() && passed_over_ >= kMostPassedOver;
+      auto& queue = its_turn           ? last_
+                    : !demand_.empty() ? demand_
+                    : !ahead_.empty()  ? ahead_
+                                       : last_;
+      passed_over_ = &queue == &last_ || last_.empty() ? 0 : passed_over_ + 1;
       const ReadRequest r = queue.front();
       queue.pop_front();
       if (r.drop) {
@@ -150,6 +216,7 @@ class ThreadedIoQueue final : public IoQueue {
       ++stats_.reads;
       stats_.bytes += read ? r.n_bytes : 0;
       stats_.failures += read ? 0u : 1u;
+      correct_depth();
       lock.unlock();
       done_(ctx_, r.tag, read ? nullptr : &read.error());
       lock.lock();
@@ -228,11 +295,18 @@ class ThreadedIoQueue final : public IoQueue {
   Pacer pacer_;
   mutable std::mutex mutex_;
   std::condition_variable ready_;
-  std::deque<ReadRequest> demand_, ahead_;     // bounded by what the owner has memory for
+  std::deque<ReadRequest> demand_, ahead_, last_;  // bounded by what the owner has memory for
+  int passed_over_ = 0;                            // reads begun while one of last_ waited
   bool stop_ = false;
   int in_flight_ = 0;
   Clock::time_point busy_since_;
   IoStats stats_;
+  std::optional<DepthControl> control_;  // none: the depth stays as it was set
+  std::atomic<int> depth_{1};            // written with mutex_ held
+  DepthBook* depths_ = nullptr;
+  uint64_t device_ = 0;
+  uint64_t told_bytes_ = 0;
+  double told_busy_s_ = 0;
   std::vector<std::thread> threads_;
 };
 
@@ -263,6 +337,11 @@ Result<std::unique_ptr<IoQueue>> IoQueue::create(std::span<const File* const> fi
   uint64_t alignment = kDefaultAlignment;
   std::vector<File> opened;
   std::vector<MappedFile> mappings;
+  uint64_t device = 0;  // that of the first part stands for all
+  if (!files.empty()) {
+    SLUICE_TRY(const FileIdentity first, files.front()->identity());
+    device = first.dev;
+  }
   if (mode == IoMode::kDirect) {
     for (const File* f : files) {
       auto file = reopen(*f, O_DIRECT);
@@ -288,8 +367,8 @@ Result<std::unique_ptr<IoQueue>> IoQueue::create(std::span<const File* const> fi
       opened.push_back(std::move(file));
     }
   }
-  return std::unique_ptr<IoQueue>(
-      new ThreadedIoQueue(std::move(opened), std::move(mappings), o, mode, alignment, done, ctx));
+  return std::unique_ptr<IoQueue>(new ThreadedIoQueue(
+      std::move(opened), std::move(mappings), o, mode, alignment, device, done, ctx));
 }
 
 }  // namespace sluice

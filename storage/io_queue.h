@@ -1,7 +1,9 @@
-// Reads of slices in the background: submit never blocks, completions arrive on the queue's own threads. Demand reads go
-// before read-ahead. Means: direct (O_DIRECT into memory of ours), buffered (fallback, page cache dropped behind), virtual
-// disk (a file that another process keeps in the page cache, paced to a set rate: repeatable benchmarks), and mmap (the
-// file's own pages are the memory: populated and dropped here, read in place through mapping()).
+// Reads of slices in the background: submit never blocks, completions arrive on the queue's own
+// threads. Demand reads go before read-ahead, and what nobody waits for comes last. Means: direct
+// (O_DIRECT into memory of ours), buffered (fallback, page cache dropped behind), virtual disk (a
+// file that another process keeps in the page cache, paced to a set rate: repeatable benchmarks),
+// and mmap (the file's own pages are the memory: populated and dropped here, read in place through
+// mapping()).
 #pragma once
 
 #include <cstddef>
@@ -11,6 +13,7 @@
 #include <string>
 
 #include "base/result.h"
+#include "storage/depth_control.h"
 #include "storage/file.h"
 #include "storage/io_fault.h"
 
@@ -24,6 +27,8 @@ struct ReadRequest {
   std::byte* dst = nullptr;        // aligned to alignment(). kMmap: null populates; else a copy is made and the pages dropped
   uint64_t tag = 0;                // handed back
   bool demand = false;
+  bool last = false;  // begun when nothing else is to do, or after a few others: somebody may need
+                      // it after all
   bool drop = false;               // kMmap: the range goes out of memory instead
 };
 
@@ -32,6 +37,8 @@ struct IoStats {
   double busy_s = 0;               // time during which at least one read was in flight
 };
 
+inline constexpr int kUsualDepth = 4;  // before anything is known of a device
+
 enum class IoMode : uint8_t { kDirect, kBuffered, kVirtual, kMmap };
 const char* io_mode_name(IoMode m);
 // What a person may ask for: auto, direct, buffered, mmap. Errors: invalid_request.
@@ -39,7 +46,9 @@ Result<IoMode> io_mode_from_name(const std::string& name);
 
 struct IoOptions {
   IoMode mode = IoMode::kDirect;
-  int n_threads = 4;               // reads in flight
+  int n_threads =
+      4;  // reads in flight; 0: what DepthControl finds, from the device's depth in `depths` on
+  DepthBook* depths = nullptr;     // outlives the queue; null: nothing is remembered
   double virtual_bytes_per_s = 0;  // kVirtual
   IoFault* fault = nullptr;        // null: that of the process
 };
@@ -49,10 +58,15 @@ class IoQueue {
   // Called on a queue thread. error is null on success.
   using Done = void (*)(void* ctx, uint64_t tag, const Error* error);
 
-  virtual ~IoQueue() = default;    // waits for reads in flight
+  virtual ~IoQueue() = default;    // stops
   virtual void submit(const ReadRequest& r) = 0;
+  // Waits for reads in flight and forgets the others: no callback after this, and what is submitted goes nowhere. All else
+  // still answers. Not from a callback.
+  virtual void stop() = 0;
   virtual uint64_t alignment() const = 0;
   virtual IoMode mode() const = 0;
+  // Reads in flight, at most, now.
+  virtual int depth() const = 0;
   virtual IoStats stats() const = 0;
   // kMmap: where the file lies; null in other modes.
   virtual const std::byte* mapping(uint32_t part) const = 0;

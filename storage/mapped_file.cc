@@ -86,4 +86,8 @@ void MappedFile::advise_random() const {
   if (size() > 0) ::madvise(const_cast<std::byte*>(data()), size(), MADV_RANDOM);
 }
 
+Error file_cut_off(const std::string& path) {
+  return Error{.code = "io.changed", .what = "the file was cut off while it was read", .hint = "load the model again", .file = path};
+}
+
 }  // namespace sluice

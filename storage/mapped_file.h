@@ -4,6 +4,7 @@
 #include <boost/interprocess/mapped_region.hpp>
 #include <cstddef>
 #include <cstdint>
+#include <string>
 
 #include "base/result.h"
 #include "storage/file.h"
@@ -32,5 +33,8 @@ class MappedFile {
   boost::interprocess::mapped_region region_;
   SigbusGuard guard_;                  // goes before the region
 };
+
+// What a reader of zeros in place of a file's end says.
+Error file_cut_off(const std::string& path);
 
 }  // namespace sluice

@@ -10,11 +10,9 @@
 
 namespace sluice {
 
-// `first` come first, in their order (small or hot slices); then `schedule` spread evenly: every prefix takes about the
-// same share of each stretch of the schedule, so that the disk is asked for bytes at an even pace in compute time; then
-// `last` (experts). No slice may stand in two of them.
-std::vector<SliceId> make_pin_order(std::span<const SliceId> first,
-                                    std::span<const SliceId> schedule,
-                                    std::span<const SliceId> last);
+// `schedule` spread evenly: every prefix takes about the same share of each stretch of the
+// schedule, so that the disk is asked for bytes at an even pace in compute time. Experts have no
+// place in it: behind it come the cells of ExpertCache.
+std::vector<SliceId> make_pin_order(std::span<const SliceId> schedule);
 
 }  // namespace sluice

@@ -12,7 +12,7 @@
 namespace sluice {
 namespace {
 
-constexpr uint64_t kAlignment = 4096;             // of memory and file ranges; IoQueue asks for no more
+constexpr uint64_t kAlignment = kSliceAlignment;
 constexpr uint64_t kRowTag = 1ull << 63;
 constexpr uint64_t kDropTag = 1ull << 62;
 constexpr size_t kRowsInFlight = 16;
@@ -32,41 +32,50 @@ uint64_t row_span_of(const SliceIndex& index) {
 
 uint64_t SliceStore::slot_bytes_of(const SliceIndex& index) {
   uint64_t most = 0;
-  for (const Slice& s : index.slices()) most = std::max(most, align_up(s.file_offset + s.n_bytes) - align_down(s.file_offset));
+  for (const Slice& s : index.slices()) most = std::max(most, read_range_of(s).n_bytes);
   return most;
 }
 
-uint64_t SliceStore::pin_bytes_of(const SliceIndex& index, std::span<const SliceId> order) {
-  uint64_t sum = 0;
-  for (const SliceId id : order) {
-    const Slice& s = index[id];
-    sum += align_up(s.file_offset + s.n_bytes) - align_down(s.file_offset);
-  }
-  return sum;
-}
-
-std::vector<uint64_t> SliceStore::pin_offsets_of(const SliceIndex& index, std::span<const SliceId> order) {
+std::vector<uint64_t> SliceStore::pin_offsets_of(const SliceIndex& index,
+                                                 std::span<const SliceId> order,
+                                                 std::span<const ExpertSlices> experts) {
   std::vector<uint64_t> offsets{0};
-  offsets.reserve(order.size() + 1);
-  for (const SliceId id : order) offsets.push_back(offsets.back() + pin_bytes_of(index, {&id, 1}));
+  offsets.reserve(order.size() + experts.size() + 1);
+  for (const SliceId id : order)
+    offsets.push_back(offsets.back() + read_range_of(index[id]).n_bytes);
+  for (const ExpertCache::Cell& c : ExpertCache::cells_of(index, experts)) {
+    offsets.push_back(offsets.back() + c.n_bytes);
+  }
   return offsets;
 }
 
 uint64_t SliceStore::row_read_bytes_of(const SliceIndex& index) { return kRowsInFlight * row_span_of(index); }
 
-SliceStore::SliceStore(const SliceIndex& index, std::vector<SliceId> schedule, std::vector<SliceId> pin_order)
-    : index_(index), schedule_(std::move(schedule)), pin_order_(std::move(pin_order)) {
+SliceStore::SliceStore(const SliceIndex& index,
+                       std::vector<SliceId> schedule,
+                       std::vector<SliceId> pin_order,
+                       const SliceStoreOptions& options)
+    : index_(index),
+      schedule_(std::move(schedule)),
+      pin_order_(std::move(pin_order)),
+      experts_(index, options.experts) {
   entries_.resize(index_.slices().size());
   slot_bytes_ = slot_bytes_of(index_);
-  for (SliceId id = 0; id < entries_.size(); ++id) {
-    const Slice& s = index_[id];
-    Entry& e = entries_[id];
-    e.read_offset = align_down(s.file_offset);
-    e.read_bytes = align_up(s.file_offset + s.n_bytes) - e.read_offset;
-  }
+  for (SliceId id = 0; id < entries_.size(); ++id) entries_[id].read = read_range_of(index_[id]);
   for (uint32_t i = 0; i < schedule_.size(); ++i) entries_[schedule_[i]].place = i;
   for (uint32_t i = 0; i < pin_order_.size(); ++i) entries_[pin_order_[i]].rank = i;
-  pin_offset_ = pin_offsets_of(index_, pin_order_);
+  for (uint32_t x = 0; x < experts_.experts().size(); ++x) {
+    uint64_t at = 0;
+    for (const SliceId id : experts_.experts()[x].slices) {
+      Entry& e = entries_[id];
+      SLUICE_CHECK(e.place == kNotScheduled && e.rank == kNoRank);
+      e.expert = x;
+      e.in_cell = at;
+      at += e.read.n_bytes;
+    }
+  }
+  leaving_.assign(experts_.n_cells(), 0);
+  pin_offset_ = pin_offsets_of(index_, pin_order_, experts_.experts());
 }
 
 Result<std::unique_ptr<SliceStore>> SliceStore::create(std::span<const File* const> files,
@@ -75,7 +84,8 @@ Result<std::unique_ptr<SliceStore>> SliceStore::create(std::span<const File* con
                                                        std::vector<SliceId> pin_order,
                                                        const SliceStoreOptions& options,
                                                        Budget& budget) {
-  std::unique_ptr<SliceStore> store(new SliceStore(index, std::move(schedule), std::move(pin_order)));
+  std::unique_ptr<SliceStore> store(
+      new SliceStore(index, std::move(schedule), std::move(pin_order), options));
   SLUICE_TRY(store->io_, IoQueue::create(files, options.io, &SliceStore::on_read, store.get()));
   SLUICE_CHECK(store->io_->alignment() <= kAlignment);
   uint32_t last_block = 0;
@@ -84,11 +94,11 @@ Result<std::unique_ptr<SliceStore>> SliceStore::create(std::span<const File* con
     last_block = std::max(last_block, options.block_of[id]);
   }
   store->blocks_.resize(last_block + 1);
-  store->mapped_ = store->io_->mode() == IoMode::kMmap;
-  for (uint32_t part = 0; store->mapped_ && part < files.size(); ++part) store->mappings_.push_back(store->io_->mapping(part));
   SLUICE_TRY(store->make_memory(options, budget));
-  if (store->mapped_) store->find_neighbours();
-  store->max_in_flight_ = static_cast<size_t>(std::max(options.io.n_threads, 1)) + 2;
+  if (!options.experts.empty()) {
+    const size_t most = options.io.n_threads == 0 ? DepthControl::kMost : store->max_in_flight();
+    store->kept_free_ = std::min(store->slots_.size() / 2, most);
+  }
   return store;
 }
 
@@ -98,27 +108,25 @@ Result<void> SliceStore::make_memory(const SliceStoreOptions& options, Budget& b
   row_span_bytes_ = row_span_of(index_);
   const uint64_t bounce_bytes = kRowsInFlight * row_span_bytes_;
   SLUICE_TRY(ring_reservation_, budget.reserve(ring_bytes + bounce_bytes, MemoryClass::kRing));
-  SLUICE_TRY(pin_reservation_, budget.reserve(0, mapped_ ? MemoryClass::kWeightsMapped : MemoryClass::kWeightsPinned));
   slots_.resize(n_slots);
   SLUICE_TRY(bounce_, AnonymousMemory::create(bounce_bytes, "row reads"));
-  if (mapped_) return success();
-  SLUICE_TRY(ring_, AnonymousMemory::create(ring_bytes, "the ring", /*huge=*/true));
-  SLUICE_TRY(pins_, AnonymousMemory::create(pin_offset_.back(), "pinned weights", /*huge=*/true));
+  SLUICE_TRY(memory_, SliceMemory::create(index_, *io_, {.pin_bytes = pin_offset_.back(), .n_slots = n_slots, .slot_bytes = slot_bytes_}));
+  SLUICE_TRY(pin_reservation_, budget.reserve(0, memory_->pin_class()));
   return success();
 }
 
 SliceStore::~SliceStore() {
-  {
-    const std::lock_guard lock(mutex_);
-    closing_ = true;
-  }
-  io_.reset();       // joins its threads: no callback after this
+  if (io_) io_->stop();      // its callbacks look at everything here
 }
 
 const std::byte* SliceStore::place_of(SliceId id) const {
   const Entry& e = entries_[id];
-  if (mapped_) return mappings_[index_[id].part] + e.read_offset;
-  return e.slot == kPinned ? pins_.data() + pin_offset_[e.rank] : ring_.data() + static_cast<uint64_t>(e.slot) * slot_bytes_;
+  return e.slot == kPinned ? memory_->pinned(id, pin_offset_[e.rank] + e.in_cell)
+                           : memory_->in_slot(id, static_cast<uint32_t>(e.slot));
+}
+
+const std::byte* SliceStore::data_of(SliceId id) const {
+  return place_of(id) + (index_[id].file_offset - entries_[id].read.offset);
 }
 
 // Whether this pass has still to read it.
@@ -126,35 +134,79 @@ bool SliceStore::wanted_now(const Entry& e) const {
   return e.place >= position_ && e.place < pass_end_ && e.used_in_pass != pass_;
 }
 
-// Slices until the consumer needs this one; far beyond everything for what no pass reads by itself.
+// Slices until the consumer needs this one: what is announced comes before what is scheduled; far
+// beyond everything for what no pass reads by itself.
 uint64_t SliceStore::distance_of(SliceId id) const {
   const Entry& e = entries_[id];
+  if (announced(e)) return e.turn;
   if (e.place == kNotScheduled) return UINT64_MAX;
-  if (wanted_now(e)) return e.place - position_;
-  return (pass_end_ - position_) + e.place;
+  if (wanted_now(e)) return turns_ + (e.place - position_);
+  return turns_ + (pass_end_ - position_) + e.place;
 }
 
-void SliceStore::find_neighbours() {
-  std::vector<SliceId> order(entries_.size());
-  for (SliceId id = 0; id < order.size(); ++id) order[id] = id;
-  std::sort(order.begin(), order.end(), [this](SliceId a, SliceId b) {
-    return std::pair(index_[a].part, index_[a].file_offset) < std::pair(index_[b].part, index_[b].file_offset);
+size_t SliceStore::free_slots() const {
+  return static_cast<size_t>(
+      std::count_if(slots_.begin(), slots_.end(), [](const Slot& s) { return !s.used; }));
+}
+
+// Nobody reads, holds or is about to ask for any of it.
+bool SliceStore::may_go(uint32_t expert) const {
+  const auto& slices = experts_.experts()[expert].slices;
+  return std::none_of(slices.begin(), slices.end(), [this](SliceId id) {
+    const Entry& e = entries_[id];
+    return e.state == State::kLoading || e.refs > 0 || announced(e);
   });
-  for (size_t i = 1; i < order.size(); ++i) {
-    const SliceId a = order[i - 1];
-    const SliceId b = order[i];
-    if (index_[a].part != index_[b].part || entries_[b].read_offset >= entries_[a].read_offset + entries_[a].read_bytes) continue;
-    entries_[a].after = b;
-    entries_[b].before = a;
+}
+
+void SliceStore::clear_ranks(uint32_t expert) {
+  for (const SliceId id : experts_.experts()[expert].slices) {
+    Entry& e = entries_[id];
+    const bool leaving =
+        e.state == State::kDropping && e.slot == kPinned;  // finish() still has to find the cell
+    if (!leaving) e.rank = kNoRank;
   }
 }
 
-std::pair<uint64_t, uint64_t> SliceStore::own_pages(SliceId id) const {
-  const Entry& e = entries_[id];
-  const auto needed = [this](SliceId n) { return n != kNoSlice && (entries_[n].state == State::kLoading || entries_[n].state == State::kReady); };
-  const uint64_t begin = e.read_offset + (needed(e.before) ? kAlignment : 0);
-  const uint64_t end = e.read_offset + e.read_bytes - (needed(e.after) ? kAlignment : 0);
-  return {begin, std::max(begin, end)};
+// The expert has lost its cell: its slices leave, those with pages of their own in a while.
+void SliceStore::evict(uint32_t expert) {
+  for (const SliceId id : experts_.experts()[expert].slices) {
+    Entry& e = entries_[id];
+    if (e.slot != kPinned || e.state != State::kReady) continue;
+    blocks_[e.block].evicted_bytes += index_[id].n_bytes;
+    drop(id);
+    const SliceRange pages = pages_to_drop(id);
+    if (pages.n_bytes == 0) continue;
+    e.state = State::kDropping;
+    ++leaving_[e.rank - pin_order_.size()];
+    io_->submit({.part = index_[id].part,
+                 .file_offset = pages.offset,
+                 .n_bytes = pages.n_bytes,
+                 .tag = kDropTag | id,
+                 .demand = true,
+                 .drop = true});
+  }
+  clear_ranks(expert);
+}
+
+// An expert that was asked for takes a cell of its block, unless all of them are in use; then it
+// goes through the ring.
+void SliceStore::give_cell(uint32_t expert, bool only_free) {
+  if (experts_.cell_of(expert) != ExpertCache::kNone) return;
+  const auto& slices = experts_.experts()[expert].slices;
+  // Its pages may still be leaving another cell.
+  if (std::any_of(slices.begin(), slices.end(), [this](SliceId id) {
+        return entries_[id].state == State::kDropping;
+      }))
+    return;
+  const auto given = experts_.give(expert, [&](uint32_t x) { return !only_free && may_go(x); });
+  if (!given) return;
+  if (given->evicted != ExpertCache::kNone) evict(given->evicted);
+  for (const SliceId id : slices)
+    entries_[id].rank = static_cast<uint32_t>(pin_order_.size()) + given->cell;
+}
+
+SliceRange SliceStore::pages_to_drop(SliceId id) const {
+  return memory_->pages_to_drop(id, [this](SliceId n) { return entries_[n].state == State::kLoading || entries_[n].state == State::kReady; });
 }
 
 // A free slot, or the slot of the slice that is needed last, if that is later than `distance`.
@@ -173,8 +225,9 @@ std::optional<int32_t> SliceStore::find_slot(uint64_t distance) {
       farthest = i;
     }
   }
-  if (farthest) drop(slots_[static_cast<size_t>(*farthest)].id);
-  if (mapped_) return std::nullopt;      // free once its pages are gone
+  if (!farthest) return std::nullopt;
+  drop(slots_[static_cast<size_t>(*farthest)].id);
+  if (slots_[static_cast<size_t>(*farthest)].used) return std::nullopt;      // free once its pages are gone
   return farthest;
 }
 
@@ -182,12 +235,10 @@ void SliceStore::drop(SliceId id) {
   Entry& e = entries_[id];
   if (e.slot == kPinned) {
     pinned_bytes_ -= index_[id].n_bytes;
-  } else if (mapped_) {
+  } else if (const SliceRange pages = pages_to_drop(id); pages.n_bytes > 0) {
     e.state = State::kDropping;
     ++dropping_;
-    if (closing_) return;      // the queue is ending, and its mapping with it
-    const auto [begin, end] = own_pages(id);
-    io_->submit({.part = index_[id].part, .file_offset = begin, .n_bytes = end - begin, .tag = kDropTag | id, .demand = true, .drop = true});
+    io_->submit({.part = index_[id].part, .file_offset = pages.offset, .n_bytes = pages.n_bytes, .tag = kDropTag | id, .demand = true, .drop = true});
     return;
   } else {
     slots_[static_cast<size_t>(e.slot)].used = false;
@@ -196,9 +247,10 @@ void SliceStore::drop(SliceId id) {
   e.slot = kPinned;
 }
 
-bool SliceStore::start(SliceId id, bool demand, uint64_t distance) {
+bool SliceStore::start(SliceId id, Urgency urgency, uint64_t distance) {
   Entry& e = entries_[id];
   if (e.rank < cut_) {
+    if (e.expert != kNoExpert && leaving_[e.rank - pin_order_.size()] > 0) return false;
     e.slot = kPinned;
   } else {
     const auto slot = find_slot(distance);
@@ -207,23 +259,76 @@ bool SliceStore::start(SliceId id, bool demand, uint64_t distance) {
     slots_[static_cast<size_t>(*slot)] = {true, id};
   }
   e.state = State::kLoading;
+  e.started_in_pass = pass_;
   ++in_flight_;
   const Slice& s = index_[id];
-  io_->submit({s.part, e.read_offset, e.read_bytes, s.file_offset + s.n_bytes - e.read_offset,
-               mapped_ ? nullptr : const_cast<std::byte*>(place_of(id)), id, demand});
+  e.filling = urgency == Urgency::kFill;
+  filling_ += e.filling ? 1 : 0;
+  io_->submit({.part = s.part,
+               .file_offset = e.read.offset,
+               .n_bytes = e.read.n_bytes,
+               .needed = s.file_offset + s.n_bytes - e.read.offset,
+               .dst = memory_->destination(place_of(id)),
+               .tag = id,
+               .demand = urgency == Urgency::kDemand,
+               .last = urgency == Urgency::kFill});
   return true;
 }
 
-// Starts reads in the order in which the consumer will come by, wrapping into the next pass.
+// What the router has asked for, as far as there is room; nothing that was read ahead is dropped
+// for it. True: all is on its way.
+bool SliceStore::pump_announced() {
+  for (; next_announced_ < announced_.size(); ++next_announced_) {
+    const SliceId id = announced_[next_announced_];
+    if (entries_[id].state != State::kAbsent || !announced(entries_[id])) continue;
+    if (in_flight_ >= max_in_flight() || !start(id, Urgency::kDemand, UINT64_MAX)) return false;
+  }
+  return true;
+}
+
 void SliceStore::pump() {
-  if (closing_ || schedule_.empty() || starved_) return;
-  for (uint64_t i = 0; i < schedule_.size() && in_flight_ < max_in_flight_; ++i) {
+  if (starved_ || !pump_announced()) return;
+  pump_schedule();
+  pump_fill();
+}
+
+void SliceStore::pump_fill() {
+  if (fill_ == Fill::kOff) return;
+  const size_t most = fill_ == Fill::kIdle ? max_in_flight() : 1;
+  const auto room = [&] { return filling_ < most && in_flight_ < max_in_flight(); };
+  for (; fill_rank_ < std::min(cut_, pin_order_.size()); ++fill_rank_) {
+    const SliceId id = pin_order_[fill_rank_];
+    if (entries_[id].state != State::kAbsent) continue;
+    if (!room() || !start(id, Urgency::kFill, UINT64_MAX)) return;
+  }
+  for (; cut_ > pin_order_.size() && fill_expert_ < experts_.experts().size(); ++fill_expert_) {
+    const auto x = static_cast<uint32_t>(fill_expert_);
+    give_cell(x, /*only_free=*/true);
+    for (const SliceId id : experts_.experts()[x].slices) {
+      if (entries_[id].state != State::kAbsent || entries_[id].rank >= cut_) continue;
+      if (!room() || !start(id, Urgency::kFill, UINT64_MAX)) return;
+    }
+  }
+}
+
+void SliceStore::fill_ahead() {
+  const std::lock_guard lock(mutex_);
+  fill_ = Fill::kIdle;
+  fill_rank_ = fill_expert_ = 0;
+  pump();
+}
+
+// Starts reads in the order in which the consumer will come by, wrapping into the next pass.
+void SliceStore::pump_schedule() {
+  if (schedule_.empty()) return;
+  for (uint64_t i = 0; i < schedule_.size() && in_flight_ < max_in_flight(); ++i) {
     const uint64_t left = pass_end_ - position_;
     const uint64_t place = i < left ? position_ + i : i - left;
     if (place >= schedule_.size()) return;
     const SliceId id = schedule_[place];
     if (entries_[id].state != State::kAbsent || (i < left && !wanted_now(entries_[id]))) continue;
-    if (!start(id, false, i)) return;
+    if (kept_free_ > 0 && entries_[id].rank >= cut_ && free_slots() <= kept_free_) return;
+    if (!start(id, Urgency::kAhead, turns_ + i)) return;
   }
 }
 
@@ -239,7 +344,7 @@ void SliceStore::on_read(void* ctx, uint64_t tag, const Error* error) {
 Result<void> SliceStore::check_hash(SliceId id) {
   Entry& e = entries_[id];
   const Slice& s = index_[id];
-  const uint64_t hash = XXH3_64bits(place_of(id) + (s.file_offset - e.read_offset), s.n_bytes);
+  const uint64_t hash = XXH3_64bits(data_of(id), s.n_bytes);
   if (e.hash_known && hash != e.hash) {
     Error error{"io.changed", "what the disk gives now is not what it gave before", "check the file and the disk, then load the model again"};
     error.offset = s.file_offset;
@@ -262,29 +367,38 @@ bool SliceStore::wait_until(std::unique_lock<std::mutex>& lock, Ready&& ready) {
 void SliceStore::finish(uint64_t tag, const Error* error) {
   {
     const std::lock_guard lock(mutex_);
-    if (error != nullptr) failure_ = *error;
+    const bool for_nobody = (tag & (kRowTag | kDropTag)) == 0 && entries_[tag].filling;
+    if (error != nullptr && !for_nobody) failure_ = *error;
     if ((tag & kRowTag) != 0) {
       --rows_left_;
     } else if ((tag & kDropTag) != 0) {
       Entry& e = entries_[tag & ~kDropTag];
-      slots_[static_cast<size_t>(e.slot)].used = false;
+      if (e.slot == kPinned) {
+        --leaving_[e.rank - pin_order_.size()];
+        e.rank = kNoRank;
+      } else {
+        slots_[static_cast<size_t>(e.slot)].used = false;
+        --dropping_;
+      }
       e.state = State::kAbsent;
       e.slot = kPinned;
-      --dropping_;
       pump();
     } else {
       const auto id = static_cast<SliceId>(tag);
       Entry& e = entries_[id];
       --in_flight_;
+      const bool filled = std::exchange(e.filling, false);
+      filling_ -= filled ? 1 : 0;
       if (error != nullptr) {
         if (e.slot == kPinned) pinned_bytes_ += index_[id].n_bytes;      // drop() takes it off again
         e.state = State::kReady;
         drop(id);
       } else {
         e.state = State::kReady;
-        blocks_[e.block].read_bytes += e.read_bytes;
+        blocks_[e.block].read_bytes += e.read.n_bytes;
         if (e.slot == kPinned) pinned_bytes_ += index_[id].n_bytes;
-        else streamed_bytes_ += e.read_bytes;
+        if (e.slot != kPinned || (e.expert != kNoExpert && !filled))
+          streamed_bytes_ += e.read.n_bytes;
         pump();
       }
     }
@@ -298,6 +412,10 @@ void SliceStore::begin_pass(size_t n_scheduled, std::function<bool()> cancelled)
   position_ = 0;
   pass_end_ = n_scheduled;
   ++pass_;
+  if (fill_ == Fill::kIdle) fill_ = Fill::kBeside;
+  announced_.clear();
+  next_announced_ = 0;
+  turns_ = 0;
   for (const Slot& slot : slots_) entries_[slot.id].awaited = false;      // left by a pass that was cancelled
   failure_.reset();
   pump();
@@ -307,6 +425,45 @@ void SliceStore::advance(size_t n) {
   const std::lock_guard lock(mutex_);
   position_ = std::min(position_ + n, pass_end_);
   pump();
+}
+
+void SliceStore::announce(std::span<const SliceId> slices) {
+  const std::lock_guard lock(mutex_);
+  announced_.erase(announced_.begin(),
+                   announced_.begin() + static_cast<std::ptrdiff_t>(next_announced_));
+  next_announced_ = 0;
+  const size_t first = announced_.size();
+  for (const SliceId id : slices) {
+    Entry& e = entries_[id];
+    if (announced(e) || e.expert == kNoExpert) continue;
+    e.announced_in_pass = pass_;
+    e.used_in_pass = 0;
+    e.turn = ++turns_;
+    announced_.push_back(id);
+  }
+  // Only now: none of those that are wanted makes room for another.
+  for (size_t i = first; i < announced_.size(); ++i) give_cell(entries_[announced_[i]].expert);
+  pump();
+}
+
+// Nothing is ready: what is not on its way (what was not announced, or what the cut has passed) is
+// asked for first.
+void SliceStore::start_wanted(std::span<const SliceId> wanted, const std::vector<bool>& done) {
+  bool one_comes = false;
+  for (uint32_t i = 0; i < wanted.size(); ++i)
+    one_comes = one_comes || (!done[i] && entries_[wanted[i]].state == State::kLoading);
+  for (uint32_t i = 0; i < wanted.size(); ++i) {
+    Entry& e = entries_[wanted[i]];
+    if (done[i]) continue;
+    // What is announced has its turn, but for the first that nothing would come before.
+    if (e.state == State::kAbsent && !(announced(e) && one_comes)) {
+      if (start(wanted[i], Urgency::kDemand, 0))
+        one_comes = true;
+      else
+        starved_ = true;
+    }
+    e.awaited = e.state == State::kLoading;
+  }
 }
 
 Result<void> SliceStore::hold_ready(std::span<const SliceId> wanted, std::vector<bool>& done, std::vector<Held>& out) {
@@ -322,18 +479,13 @@ Result<void> SliceStore::hold_ready(std::span<const SliceId> wanted, std::vector
       e.awaited = false;
       done[i] = true;
       SliceBlockStats& block = blocks_[e.block];
-      (e.slot == kPinned ? block.hit_bytes : block.miss_bytes) += index_[wanted[i]].n_bytes;
-      out.push_back({place_of(wanted[i]) + (index_[wanted[i]].file_offset - e.read_offset), i, wanted[i]});
+      const bool hit = e.slot == kPinned && (e.expert == kNoExpert || e.started_in_pass != pass_);
+      (hit ? block.hit_bytes : block.miss_bytes) += index_[wanted[i]].n_bytes;
+      out.push_back({data_of(wanted[i]), i, wanted[i]});
     }
     if (!out.empty()) break;
     if (failure_) return *std::exchange(failure_, std::nullopt);
-    // Nothing is ready: what is not on its way (experts, or slices the cut has passed) is asked for first.
-    for (uint32_t i = 0; i < wanted.size(); ++i) {
-      Entry& e = entries_[wanted[i]];
-      if (done[i]) continue;
-      if (e.state == State::kAbsent && !start(wanted[i], true, 0)) starved_ = true;
-      e.awaited = e.state == State::kLoading;
-    }
+    start_wanted(wanted, done);
     if (cancelled_ && cancelled_()) {
       starved_ = false;
       return Error{"cancelled", "the request was cancelled"};
@@ -356,6 +508,7 @@ void SliceStore::release(std::span<const Held> held) {
       Entry& e = entries_[h.id];
       SLUICE_DCHECK(e.refs > 0);
       e.used_in_pass = pass_;
+      if (e.expert != kNoExpert) experts_.touch(e.expert);
       // A streamed slice is used once in a pass; its slot is free for the next one.
       if (--e.refs == 0 && e.slot != kPinned) drop(h.id);
     }
@@ -380,7 +533,7 @@ Result<void> SliceStore::read_rows(std::span<const RowRead> rows, uint64_t n_byt
       const Slice& s = index_[r.id];
       Entry& e = entries_[r.id];
       if (holdable(e)) {
-        std::memcpy(dst + (first + i) * dst_stride, place_of(r.id) + (s.file_offset - e.read_offset) + r.offset, n_bytes);
+        std::memcpy(dst + (first + i) * dst_stride, data_of(r.id) + r.offset, n_bytes);
         continue;
       }
       const uint64_t start = align_down(s.file_offset + r.offset);
@@ -414,9 +567,31 @@ size_t SliceStore::cut_for(std::span<const uint64_t> pin_offsets, uint64_t bytes
 uint64_t SliceStore::pin_bytes(size_t n) const { return pin_bytes(pin_offset_, n); }
 size_t SliceStore::cut_for(uint64_t bytes) const { return cut_for(pin_offset_, bytes); }
 
+void SliceStore::leave_pin(std::unique_lock<std::mutex>& lock, SliceId id) {
+  Entry& e = entries_[id];
+  if (e.slot != kPinned) return;
+  changed_.wait(lock,
+                [&e] { return e.slot != kPinned || (e.state != State::kLoading && e.refs == 0); });
+  if (e.slot != kPinned || e.state != State::kReady) return;
+  blocks_[e.block].evicted_bytes += index_[id].n_bytes;
+  drop(id);
+  const SliceRange pages = pages_to_drop(id);
+  if (pages.n_bytes == 0) return;
+  // Nobody reads it in again while its pages go.
+  e.state = State::kDropping;
+  lock.unlock();
+  io_->drop_now(index_[id].part, pages.offset, pages.n_bytes);
+  lock.lock();
+  e.state = State::kAbsent;
+}
+
 Result<void> SliceStore::set_cut(size_t n) {
   const std::lock_guard one_at_a_time(cut_mutex_);
-  n = std::min(n, pin_order_.size());
+  n = std::min(n, pin_offset_.size() - 1);
+  const size_t n_ordered = pin_order_.size();
+  const auto cells_below = [n_ordered](size_t cut) {
+    return cut > n_ordered ? cut - n_ordered : 0;
+  };
   std::unique_lock lock(mutex_);
   const size_t before = cut_;
   if (n >= before) {
@@ -424,29 +599,25 @@ Result<void> SliceStore::set_cut(size_t n) {
     SLUICE_TRY(pin_reservation_.resize(pin_bytes(n)));
     lock.lock();
     cut_ = n;
+    experts_.allow(cells_below(n));
+    fill_rank_ = fill_expert_ = 0;
     pump();
     return success();
   }
   cut_ = n;      // from here on nothing behind the cut can be held any more
-  for (size_t rank = n; rank < before; ++rank) {
-    const SliceId id = pin_order_[rank];
-    Entry& e = entries_[id];
-    if (e.slot != kPinned) continue;
-    changed_.wait(lock, [&e] { return e.slot != kPinned || (e.state != State::kLoading && e.refs == 0); });
-    if (e.slot != kPinned || e.state != State::kReady) continue;
-    blocks_[e.block].evicted_bytes += index_[id].n_bytes;
-    drop(id);
-    if (!mapped_) continue;
-    // Nobody reads it in again while its pages go.
-    e.state = State::kDropping;
-    const auto [begin, end] = own_pages(id);
-    lock.unlock();
-    io_->drop_now(index_[id].part, begin, end - begin);
-    lock.lock();
-    e.state = State::kAbsent;
+  experts_.allow(cells_below(n));
+  for (size_t rank = n; rank < std::min(before, n_ordered); ++rank)
+    leave_pin(lock, pin_order_[rank]);
+  for (size_t cell = cells_below(n); cell < cells_below(before); ++cell) {
+    changed_.wait(lock, [this, cell] { return leaving_[cell] == 0; });
+    const uint32_t expert = experts_.holder_of(static_cast<uint32_t>(cell));
+    if (expert == ExpertCache::kNone) continue;
+    for (const SliceId id : experts_.experts()[expert].slices) leave_pin(lock, id);
+    experts_.take_back(expert);
+    clear_ranks(expert);
   }
   lock.unlock();
-  if (!mapped_) pins_.give_back_from(pin_bytes(n));
+  memory_->give_back_pins_from(pin_bytes(n));
   SLUICE_TRY(pin_reservation_.resize(pin_bytes(n)));
   lock.lock();
   pump();
@@ -458,14 +629,27 @@ Result<void> SliceStore::set_cut(size_t n) {
 std::vector<SliceBlockStats> SliceStore::block_stats() const {
   const std::lock_guard lock(mutex_);
   std::vector<SliceBlockStats> out = blocks_;
-  for (const SliceId id : pin_order_) {
+  for (SliceId id = 0; id < entries_.size(); ++id) {
     const Entry& e = entries_[id];
+    if (e.place == kNotScheduled && e.expert == kNoExpert) continue;
     SliceBlockStats& block = out[e.block];
     const uint64_t bytes = index_[id].n_bytes;
     block.bytes += bytes;
     if (e.state == State::kReady) block.resident_bytes += bytes;
     if (e.state == State::kLoading) block.loading_bytes += bytes;
-    if (e.rank < cut_) block.pin_bytes += bytes;
+    if (e.expert == kNoExpert && e.rank < cut_) block.pin_bytes += bytes;
+  }
+  // Experts come and go: what stays of a block is as many of them as it has cells.
+  std::vector<uint64_t> cells_of_group;
+  for (size_t rank = pin_order_.size(); rank < cut_; ++rank) {
+    const uint32_t group = experts_.cell(static_cast<uint32_t>(rank - pin_order_.size())).group;
+    if (group >= cells_of_group.size()) cells_of_group.resize(group + 1, 0);
+    ++cells_of_group[group];
+  }
+  for (const ExpertSlices& x : experts_.experts()) {
+    if (x.group >= cells_of_group.size() || cells_of_group[x.group] == 0) continue;
+    --cells_of_group[x.group];
+    for (const SliceId id : x.slices) out[entries_[id].block].pin_bytes += index_[id].n_bytes;
   }
   return out;
 }
@@ -478,7 +662,7 @@ SliceStoreStats SliceStore::stats() const {
   s.pinned_bytes = pinned_bytes_;
   s.streamed_bytes = streamed_bytes_;
   s.cut = cut_;
-  s.n_slices = pin_order_.size();
+  s.n_slices = pin_offset_.size() - 1;
   return s;
 }
 

@@ -25,6 +25,10 @@ class MatrixSource {
   // cancelled; what was computed is then worthless. Runs on the thread that walks the pass.
   virtual bool visit(const MatrixRef* refs, int n_refs, VisitFn fn, void* ctx) noexcept = 0;
 
+  // The router has chosen: these matrices will be visited soon, in about this order. For sources
+  // that have to fetch them; visits without it give the same rows. Same thread as visit.
+  virtual void announce(const MatrixRef* refs, int n_refs) noexcept { (void)refs, (void)n_refs; }
+
   // Single rows, for the embedding: first all that will be asked for (false on failure), then each in that order. A row
   // is valid until the next prepare_rows.
   virtual bool prepare_rows(const MatrixRef& ref, const int32_t* rows, int64_t n) noexcept = 0;

@@ -73,8 +73,14 @@ struct ExpertBatch {
   }
 };
 
-bool for_expert_batches(WalkContext& c, const MatrixRef* stacks, int n_stacks, const Output* outputs,
-                        const Inputs& in) noexcept {
+// Calls fn(batch) for all experts that have tokens, until it returns false. outputs: one for each
+// stack.
+template <class F>
+bool for_expert_batches(const WalkContext& c,
+                        const MatrixRef* stacks,
+                        int n_stacks,
+                        const Output* outputs,
+                        F&& fn) noexcept {
   int32_t e = 0;
   const auto n_experts = static_cast<int32_t>(c.hp.n_experts);
   while (e < n_experts) {
@@ -85,9 +91,28 @@ bool for_expert_batches(WalkContext& c, const MatrixRef* stacks, int n_stacks, c
       for (int s = 0; s < n_stacks; ++s) batch.add(stacks[s], e, range, outputs[s]);
     }
     if (batch.n == 0) return true;
-    if (!multiply_grouped(c, batch.refs, batch.n, in, batch.ranges, batch.outputs)) return false;
+    if (!fn(batch)) return false;
   }
   return true;
+}
+
+bool multiply_experts(WalkContext& c,
+                      const MatrixRef* stacks,
+                      int n_stacks,
+                      const Output* outputs,
+                      const Inputs& in) noexcept {
+  return for_expert_batches(c, stacks, n_stacks, outputs, [&](const ExpertBatch& b) {
+    return multiply_grouped(c, b.refs, b.n, in, b.ranges, b.outputs);
+  });
+}
+
+// The source is told of all at once: its reads overlap, those of the first stage come first.
+void announce_experts(WalkContext& c, const MatrixRef* stacks, int n_stacks) noexcept {
+  const Output none[2];
+  (void)for_expert_batches(c, stacks, n_stacks, none, [&](const ExpertBatch& b) {
+    c.source.announce(b.refs, b.n);
+    return true;
+  });
 }
 
 }  // namespace
@@ -104,16 +129,18 @@ bool moe_ffn(WalkContext& c, const BlockWeights& w, int64_t layer, int64_t n) no
   if (!multiply(c, &w.router, 1, normed, &router_out)) return false;
   route(c, layer, n);
   group_pairs(c, pairs);
+  const MatrixRef gate_up[2] = {w.w1_exps, w.w3_exps};
+  announce_experts(c, gate_up, 2);
+  announce_experts(c, &w.w2_exps, 1);
 
   for (int64_t i = 0; i < pairs; ++i) {
     std::memcpy(c.ws.pair_in + i * dim_stride, c.ws.h + c.ws.pair_order[i] / k * dim_stride,
                 static_cast<size_t>(hp.dim) * sizeof(float));
   }
-  const MatrixRef gate_up[2] = {w.w1_exps, w.w3_exps};
   const Output gate_up_out[2] = {{c.ws.gate, ffn_stride}, {c.ws.up, ffn_stride}};
   const Inputs in{c.ws.pair_in, dim_stride, hp.dim, pairs};
   prepare_inputs(c, gate_up, 2, in);
-  if (!for_expert_batches(c, gate_up, 2, gate_up_out, in)) return false;
+  if (!multiply_experts(c, gate_up, 2, gate_up_out, in)) return false;
   parallel_for(c.parallel, pairs, 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t p = begin; p < end; ++p) {
       float* gate = c.ws.gate + p * ffn_stride;
@@ -123,7 +150,7 @@ bool moe_ffn(WalkContext& c, const BlockWeights& w, int64_t layer, int64_t n) no
   const Inputs hidden{c.ws.gate, ffn_stride, hp.expert_hidden_dim, pairs};
   const Output down_out{c.ws.pair_out, dim_stride};
   prepare_inputs(c, &w.w2_exps, 1, hidden);
-  if (!for_expert_batches(c, &w.w2_exps, 1, &down_out, hidden)) return false;
+  if (!multiply_experts(c, &w.w2_exps, 1, &down_out, hidden)) return false;
 
   // pair_order is a permutation: turn it round, so that each token finds its experts in rank order.
   for (int64_t i = 0; i < pairs; ++i) c.ws.pair_expert[c.ws.pair_order[i]] = static_cast<int32_t>(i);

@@ -97,6 +97,17 @@ class BadDays(unittest.TestCase):
                     self.same(d.complete())
                 self.assertEqual(d.stop(), 0)
 
+    def test_three_failures_in_a_minute_close_the_model_and_the_next_request_opens_it(self):
+        with Faulty("read:*:EIO") as d:
+            loaded = lambda: d.get("/sluice/v1/models")[1]["models"][0]["loaded"]
+            for still in (True, True, False):
+                status, doc = d.complete()[:2]
+                self.assertEqual((status, doc["error"]["code"]), (500, "io.read"))
+                self.assertEqual(loaded(), still)
+            d.complete()
+            self.assertTrue(loaded())
+            self.assertTrue(d.alive())
+
     def test_small_faults_are_not_seen(self):
         for faults in ("read:*:short", "read:3:EIO,read:9:EIO,read:30:EINTR,read:31:EAGAIN", "read:5:200ms"):
             with Faulty(faults, threads=3) as d:

@@ -188,8 +188,9 @@ class Budget(unittest.TestCase):
         os.environ["SLUICE_IOFAULT"] = "read:20:4s"
         try:
             with Daemon(SLUICED, flags=["--budget", "96M", "--model", MODEL, "--name", "demo",
-                                        "--model", MODEL, "--name", "older"]) as d:
-                # Falls due in the middle of it all.
+                                        "--model", MODEL, "--name", "older",
+                                        "--set", "stream.io_threads=4"]) as d:
+                # Falls due in the middle of it all: while "older" reads what it may keep.
                 d.post("/sluice/v1/models/older/load", {"keep_alive": "1s"})
                 while d.get("/sluice/v1/requests")[1]["requests"]:
                     time.sleep(0.01)

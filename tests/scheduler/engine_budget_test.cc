@@ -7,6 +7,7 @@
 
 #include "scheduler/block_residency.h"
 #include "scheduler/engine.h"
+#include "scheduler/failure_window.h"
 #include "scheduler/thread_pool.h"
 #include "tests/support/golden_model.h"
 
@@ -131,6 +132,78 @@ TEST(EngineUnderBudget, AnIdleEngineGivesItsKeptKeysAndValuesBack) {
   engine->give_back_pins(UINT64_MAX);
   EXPECT_EQ(budget.used(MemoryClass::kWeightsPinned), 0u);
   EXPECT_EQ(text(*engine, 0), want);
+}
+
+// Nobody asks for anything, and yet the first answer finds the weights that the budget has room
+// for.
+TEST(EngineUnderBudget, WarmReadsWhatMayStayBeforeAnybodyAsks) {
+  const auto model = demo_model();
+  ThreadPool pool(1);
+  std::vector<TokenId> want;
+  {
+    Budget all(64u << 20);
+    want = text(*std::move(Engine::create(model, {}, all, pool)).value(), 0);
+  }
+  Budget budget(64u << 20);
+  auto engine = std::move(Engine::create(model, {}, budget, pool)).value();
+  const auto resident_when_quiet = [&] {
+    uint64_t before = UINT64_MAX;
+    for (int calm = 0; calm < 50;) {
+      const uint64_t now = engine->memory().weights_resident;
+      calm = now == before ? calm + 1 : 0;
+      before = now;
+      std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    }
+    return before;
+  };
+  // Room for some weights, not for all.
+  auto others = budget.reserve(budget.available() - (4u << 20), MemoryClass::kHttp).value();
+  engine->warm();
+  const uint64_t little = resident_when_quiet();
+  EXPECT_LE(little, 4u << 20);
+  others = {};
+  engine->warm();
+  const uint64_t much = resident_when_quiet();
+  EXPECT_GT(much, little);
+  uint64_t all = 0;
+  for (const BlockResidency& b : engine->blocks()) {
+    all += b.kind == BlockKind::kEmbed ? 0 : b.stats.bytes;
+  }
+  // What the ring held meanwhile is read when it is let go of.
+  EXPECT_GE(much + engine->memory().ring, all);
+  const uint64_t streamed = engine->memory().streamed_bytes;
+  EXPECT_EQ(text(*engine, 0), want);
+  EXPECT_EQ(engine->memory().streamed_bytes, streamed);
+}
+
+TEST(EngineUnderBudget, AModelWhoseReadsFailThreeTimesInAMinuteHasFailed) {
+  const auto model = demo_model();
+  ThreadPool pool(1);
+  Budget budget(64u << 20);
+  IoFault fault = std::move(IoFault::parse("read:*:EIO")).value();
+  EngineOptions options;
+  options.io.fault = &fault;
+  auto engine = std::move(Engine::create(model, options, budget, pool)).value();
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_FALSE(engine->failed()) << i;
+    Collect sink;
+    const auto done = engine->generate(request(0), sink, CancelToken{});
+    ASSERT_FALSE(done);
+    EXPECT_EQ(done.error().code, "io.read");
+  }
+  EXPECT_TRUE(engine->failed());
+}
+
+TEST(FailureWindow, CountsOnlyWhatFallsIntoAMinute) {
+  FailureWindow w;
+  EXPECT_FALSE(w.add(100));
+  EXPECT_FALSE(w.add(130));
+  EXPECT_FALSE(w.add(161));  // 100 is too long ago
+  EXPECT_TRUE(w.add(189));
+  EXPECT_FALSE(w.add(400));
+  EXPECT_FALSE(w.add(401));
+  EXPECT_TRUE(w.add(402));
+  EXPECT_TRUE(w.add(403));
 }
 
 TEST(EngineUnderBudget, BlocksAddUpToWhatIsPinnedAndCountWhatWasRead) {

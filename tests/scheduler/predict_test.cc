@@ -147,6 +147,24 @@ TEST(Predict, AgreesWithResidencyToTheByte) {
   EXPECT_TRUE(resident);
 }
 
+// Trunk and cells of a mixture lie where the plan says, whatever the cut.
+TEST(Predict, CutsOfAMixtureAreThoseOfItsStore) {
+  const char* path = "tests/golden/public/qwen3moe-tiny-q4_k/model.gguf";
+  const Opened m(path);
+  const auto model = Model::load(std::move(check_model(source(path))).value()).value();
+  Budget budget(512 * kMiB);
+  auto residency = std::move(Residency::create(model, {}, {}, budget)).value();
+  const SliceStore& store = residency->store();
+  ASSERT_EQ(store.stats().n_slices, m.schedule.slices.size() + m.schedule.experts.size());
+  ASSERT_EQ(m.sizes.pin_offsets.size(), store.stats().n_slices + 1);
+  for (size_t n = 0; n <= store.stats().n_slices; ++n) {
+    EXPECT_EQ(SliceStore::pin_bytes(m.sizes.pin_offsets, n), store.pin_bytes(n));
+  }
+  for (uint64_t b = 0; b <= m.sizes.pin_bytes() + 4 * kMiB; b += kMiB / 16) {
+    EXPECT_EQ(SliceStore::cut_for(m.sizes.pin_offsets, b), store.cut_for(b));
+  }
+}
+
 class Drop final : public TokenSink {
   bool on_token(const Sampled&) override { return true; }
 };
@@ -360,6 +378,35 @@ TEST(Probe, WithoutMemoryIsAnErrorAndWithLittleASmallerProbe) {
             "budget_exceeded");
   Budget little(32 * kMiB);
   EXPECT_TRUE(probe_compute(m.checked->hparams, m.layout, 2, little, 0.05));
+}
+
+TEST(Probe, TheUsualDepthStaysUnlessAnotherIsClearlyFaster) {
+  const auto chosen = [](std::vector<DepthRate> rates) { return choose_depth(rates); };
+  EXPECT_EQ(chosen({}), kUsualDepth);
+  EXPECT_EQ(chosen({{4, 1e9}, {1, 1e9}, {2, 1.05e9}, {8, 1.09e9}}), kUsualDepth);
+  EXPECT_EQ(chosen({{4, 1e9}, {1, 0.4e9}, {2, 0.7e9}, {8, 1.5e9}}), 8);
+  EXPECT_EQ(chosen({{4, 1e9}, {1, 1.6e9}, {2, 1.3e9}, {8, 0.5e9}}), 1);
+  EXPECT_EQ(chosen({{1, 1e9}, {2, 2e9}}), 2);  // no memory for more
+}
+
+TEST(Probe, ADepthIsFoundOnceForADeviceAndIsWithinItsBounds) {
+  const auto model =
+      Model::load(std::move(check_model(source("assets/demo.gguf"))).value()).value();
+  Budget budget(64 * kMiB);
+  DepthBook book;
+  IoOptions io;
+  io.n_threads = 0;
+  io.depths = &book;
+  const uint64_t device = model->files().front().identity().value().dev;
+  EXPECT_FALSE(book.find(device));
+  { ASSERT_TRUE(Residency::create(model, io, {}, budget)); }
+  ASSERT_TRUE(book.find(device));
+  EXPECT_GE(*book.find(device), DepthControl::kLeast);
+  EXPECT_LE(*book.find(device), DepthControl::kMost);
+  book.keep(device, 7);
+  const auto again = Residency::create(model, io, {}, budget);
+  ASSERT_TRUE(again);
+  EXPECT_EQ(book.find(device), 7);
 }
 
 TEST(Probe, AReadThatFailsIsAnError) {

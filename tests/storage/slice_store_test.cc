@@ -56,7 +56,10 @@ class SliceStoreTest : public testing::Test {
     out.write(reinterpret_cast<const char*>(content_.data()), static_cast<std::streamsize>(content_.size()));
   }
 
-  void open(const std::string& faults = "", uint64_t ring = 8u << 20, IoMode mode = IoMode::kDirect) {
+  void open(const std::string& faults = "",
+            uint64_t ring = 8u << 20,
+            IoMode mode = IoMode::kDirect,
+            DepthBook* depths = nullptr) {
     store_.reset();
     fault_.emplace(std::move(IoFault::parse(faults)).value());
     file_ = std::move(File::open_regular(path_)).value();
@@ -64,8 +67,12 @@ class SliceStoreTest : public testing::Test {
     SliceStoreOptions o;
     o.io.mode = mode;
     o.io.fault = &*fault_;
+    o.io.depths = depths;
+    if (depths != nullptr) o.io.n_threads = 0;
     o.ring_bytes = ring;
-    store_ = std::move(SliceStore::create(files, *index_, schedule_, make_pin_order({}, schedule_, {}), o, budget_)).value();
+    store_ = std::move(SliceStore::create(
+                           files, *index_, schedule_, make_pin_order(schedule_), o, budget_))
+                 .value();
   }
 
   // One pass over everything, three slices asked for at a time; checks every byte.
@@ -88,6 +95,18 @@ class SliceStoreTest : public testing::Test {
     return success();
   }
 
+  // All of the first n of the pin order are here within 10 s, but for what the ring may hold.
+  bool filled(size_t n, uint64_t in_ring = 0) {
+    uint64_t want = 0;
+    const auto order = make_pin_order(schedule_);
+    for (const SliceId id : std::span(order).first(n)) want += (*index_)[id].n_bytes;
+    const auto enough = [&] { return store_->stats().pinned_bytes + in_ring >= want; };
+    for (int i = 0; i < 10000 && !enough(); ++i) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    return enough();
+  }
+
   std::filesystem::path path_;
   std::vector<std::byte> content_;
   std::unique_ptr<SliceIndex> index_;
@@ -106,6 +125,19 @@ TEST_F(SliceStoreTest, EveryByteAtEveryCut) {
       ASSERT_TRUE(store_->set_cut(cut));
       for (int i = 0; i < 3; ++i) ASSERT_TRUE(pass());
     }
+  }
+}
+
+TEST_F(SliceStoreTest, ADepthThatIsFoundReadsTheSameBytesAndIsRemembered) {
+  DepthBook book;
+  for (const IoMode mode : {IoMode::kDirect, IoMode::kMmap}) {
+    open("", 4u << 20, mode, &book);
+    for (int i = 0; i < 20; ++i) ASSERT_TRUE(pass());
+    store_.reset();
+    const auto depth = book.find(file_.identity().value().dev);
+    ASSERT_TRUE(depth);
+    EXPECT_GE(*depth, DepthControl::kLeast);
+    EXPECT_LE(*depth, DepthControl::kMost);
   }
 }
 
@@ -282,6 +314,55 @@ TEST_F(SliceStoreTest, CutForIsTheLargestThatFits) {
       EXPECT_LT(store_->pin_bytes(store_->cut_for(store_->pin_bytes(n) - 1)), store_->pin_bytes(n));
     }
   }
+}
+
+TEST_F(SliceStoreTest, PinsFillWhileNoPassRuns) {
+  for (const IoMode mode : {IoMode::kDirect, IoMode::kMmap}) {
+    open("", 1, mode);
+    const size_t n = schedule_.size() / 2;
+    ASSERT_TRUE(store_->set_cut(n));
+    store_->fill_ahead();
+    EXPECT_TRUE(filled(n));
+    ASSERT_TRUE(pass());
+    ASSERT_TRUE(store_->set_cut(n + 6));  // goes on after the cut has grown
+    EXPECT_TRUE(filled(n + 6, store_->ring_bytes()));
+    ASSERT_TRUE(pass());
+  }
+}
+
+TEST_F(SliceStoreTest, BesideAPassPinsFillOneAtATime) {
+  open("read:*:10ms", 1);
+  const auto order = make_pin_order(schedule_);
+  // Slice 2 is the first that is not pinned: the ring holds 0 and 1, and reading ahead ends there.
+  const auto n = static_cast<size_t>(std::find(order.begin(), order.end(), 2u) - order.begin());
+  uint64_t largest = 0;
+  uint64_t want = 0;
+  for (const SliceId id : std::span(order).first(n)) {
+    largest = std::max(largest, (*index_)[id].n_bytes);
+    want += id > 1 ? (*index_)[id].n_bytes : 0;
+  }
+  ASSERT_GT(want, largest);
+  store_->fill_ahead();
+  store_->begin_pass(schedule_.size());
+  while (store_->block_stats().front().loading_bytes > 0) std::this_thread::yield();
+  ASSERT_TRUE(store_->set_cut(n));
+  uint64_t most = 0;
+  for (int i = 0; i < 10000 && store_->stats().pinned_bytes < want; ++i) {
+    most = std::max(most, store_->block_stats().front().loading_bytes);
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  EXPECT_EQ(store_->stats().pinned_bytes, want);
+  EXPECT_GT(most, 0u);
+  EXPECT_LE(most, largest);
+}
+
+TEST_F(SliceStoreTest, AReadThatNobodyWaitedForFailsNobody) {
+  open("read:5:EIO,read:6:EIO,read:7:EIO,read:8:EIO", 1);
+  ASSERT_TRUE(store_->set_cut(schedule_.size() / 2));
+  store_->fill_ahead();
+  while (store_->block_stats().front().loading_bytes > 0) std::this_thread::yield();
+  for (int i = 0; i < 2; ++i) ASSERT_TRUE(pass());
+  EXPECT_GE(store_->stats().io.failures, 1u);
 }
 
 TEST(IoFault, RefusesWhatItDoesNotKnow) {
