@@ -149,9 +149,10 @@ int status(Client& client, const StateFlags&) {
   row("queue", fmt::format("{} waiting (at most {})", s.queue_waiting, s.queue_max));
   for (const LoadedModelDoc& m : s.models) {
     row("model",
-        fmt::format("{}  {}  {} resident, {} kv, {}",
+        fmt::format("{}  {}{}  {} resident, {} kv, {}",
                     m.name,
                     m.state,
+                    m.trimmed ? ", pins given back" : "",
                     format_bytes(bytes_of(m.resident_bytes)),
                     format_bytes(bytes_of(m.kv_bytes)),
                     until_text(m)));

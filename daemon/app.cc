@@ -75,7 +75,7 @@ App::App(ServerOptions o, int threads)
       budget(options.budget_bytes),
       base(budget, kBaseGrowth),
       pool(threads),
-      registry(ModelRegistryOptions{options.state_dir, options.default_ctx, options.keep_alive_ms, options.io},
+      registry(ModelRegistryOptions{options.state_dir, options.default_ctx, options.keep_alive_ms, options.io, options.idle_trim_ms},
                budget,
                pool),
       measurements(options.state_dir),
@@ -99,6 +99,12 @@ App::App(ServerOptions o, int threads)
                           {"by_uid", c.uid}};
     if (now.limit_bytes) e["limit"] = *now.limit_bytes;
     events.publish("budget", std::move(e));
+  };
+  memory_watch.request_of = [this](const std::string& model) -> std::string {
+    for (const RunQueue::JobInfo& job : queue.list()) {
+      if (job.running && job.model == model) return job.id;
+    }
+    return {};
   };
   memory_watch.start();
 }

@@ -126,6 +126,9 @@ Result<ServerOptions> server_options(const DaemonCommand& command) {
   SLUICE_TRY(options.io.mode, io_mode_from_name(config.get("stream.io").value));
   options.io.n_threads = static_cast<int>(config.integer("stream.io_threads"));
   options.keep_alive_ms = config.duration_ms("models.keep_alive");
+  // A hundred years are as good as for ever, and no clock overflows.
+  constexpr int64_t kCentury_ms = int64_t{100} * 365 * 24 * 3600 * 1000;
+  options.idle_trim_ms = std::min(config.duration_ms("models.idle_trim"), kCentury_ms);
   options.drain_ms = std::max<int64_t>(0, config.duration_ms("daemon.drain"));
   if (!config.is_auto("daemon.idle_exit"))
     options.idle_exit_ms = config.duration_ms("daemon.idle_exit");

@@ -375,6 +375,8 @@ std::vector<LoadedModelDoc> ModelRegistry::loaded_docs() const {
     d.resident_bytes = static_cast<int64_t>(memory.weights_resident + memory.ring + memory.kv +
                                             memory.activations);
     d.kv_bytes = static_cast<int64_t>(memory.kv);
+    d.pinned_bytes = static_cast<int64_t>(memory.weights_resident);
+    d.trimmed = e->trimmed;
     d.ctx = e->loaded->engine->max_seq_len();
     if (e->users == 0 && e->expires) {
       d.expires_in_ms = std::max<int64_t>(
@@ -476,6 +478,8 @@ Result<std::shared_ptr<LoadedModel>> ModelRegistry::acquire(const EntryPtr& entr
   {
     const std::lock_guard lock(mutex_);
     ++entry->users;
+    entry->trim_done = entry->trimmed = false;
+    entry->evict_reason = "budget";
     loaded = entry->loaded;
     if (loaded && loaded->engine->max_seq_len() < wanted) loaded = nullptr;
   }
@@ -642,21 +646,66 @@ std::vector<BlockResidency> ModelRegistry::blocks(const ModelEntry& entry) const
   return loaded ? loaded->engine->blocks() : std::vector<BlockResidency>();
 }
 
-std::optional<ModelRegistry::Clock::time_point> ModelRegistry::unload_expired(
-    Clock::time_point now) {
-  std::vector<EntryPtr> due;
+const char* ModelRegistry::evict_reason(const ModelEntry& entry) const {
+  const std::lock_guard lock(mutex_);
+  return entry.evict_reason;
+}
+
+bool ModelRegistry::running(const ModelEntry& entry) const {
+  const std::lock_guard lock(mutex_);
+  return entry.users > 0;
+}
+
+bool ModelRegistry::trimmed(const ModelEntry& entry) const {
+  const std::lock_guard lock(mutex_);
+  return entry.trimmed;
+}
+
+void ModelRegistry::trim_long_idle(const EntryPtr& entry) {
+  std::shared_ptr<LoadedModel> loaded;
+  {
+    const std::lock_guard lock(mutex_);
+    if (entry->users > 0 || !entry->loaded) return;
+    loaded = entry->loaded;
+    entry->trim_done = true;
+    entry->evict_reason = "idle";
+  }
+  const uint64_t held = loaded->engine->memory().weights_resident;
+  loaded->engine->give_back_pins(UINT64_MAX);
+  const uint64_t left = loaded->engine->memory().weights_resident;
+  if (held <= left) return;
+  {
+    const std::lock_guard lock(mutex_);
+    entry->trimmed = entry->users == 0;
+  }
+  spdlog::info(
+      "idle, pins given back model={} bytes={}", entry->name, format_bytes(held - left));
+  tell("model.trimmed", entry->name, {{"bytes", held - left}, {"reason", "idle"}});
+}
+
+std::optional<ModelRegistry::Clock::time_point> ModelRegistry::tend_idle(Clock::time_point now) {
+  std::vector<EntryPtr> due, trim;
   std::optional<Clock::time_point> next;
+  const auto sooner = [&next](Clock::time_point t) { next = next ? std::min(*next, t) : t; };
   {
     const std::lock_guard lock(mutex_);
     for (const auto& [name, e] : entries_) {
-      if (e->users > 0 || !e->expires || (!e->loaded && !e->text)) continue;
-      if (*e->expires <= now) {
+      if (e->users > 0 || (!e->loaded && !e->text)) continue;
+      if (e->expires && *e->expires <= now) {
         due.push_back(e);
-      } else if (!next || *e->expires < *next) {
-        next = e->expires;
+        continue;
+      }
+      if (e->expires) sooner(*e->expires);
+      if (!e->loaded || e->trim_done || options_.idle_trim_ms < 0) continue;
+      const auto at = e->last_used + std::chrono::milliseconds(options_.idle_trim_ms);
+      if (at <= now) {
+        trim.push_back(e);
+      } else {
+        sooner(at);
       }
     }
   }
+  for (const EntryPtr& e : trim) trim_long_idle(e);
   for (const EntryPtr& e : due) {
     spdlog::info("unloading an idle model model={}", e->name);
     unload(e);

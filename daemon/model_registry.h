@@ -76,6 +76,9 @@ class ModelEntry {
   std::optional<std::chrono::steady_clock::time_point> expires;  // none: never
   int users = 0;                                                 // jobs that hold it
   bool ever_used = false;
+  bool trim_done = false;               // since it was used last
+  bool trimmed = false;                 // idle for so long that its pins were given back
+  const char* evict_reason = "budget";  // why pins of it went last
 };
 
 // What one model holds now, for those who decide about memory.
@@ -94,6 +97,7 @@ struct ModelRegistryOptions {
   int64_t default_ctx = 0;  // 0: the file's own
   int64_t keep_alive_ms = 300'000;
   IoOptions io;             // how weights are read
+  int64_t idle_trim_ms = -1;  // an idle model's pins stay this long; < 0: as long as it does
 };
 
 class ModelRegistry {
@@ -158,13 +162,20 @@ class ModelRegistry {
   // While true, models that are not loaded yet are refused with memory_pressure.
   void refuse_loads(bool refuse) { refuse_loads_.store(refuse); }
 
-  // Unloads what is due; returns when to come again (none: nothing is due).
-  std::optional<Clock::time_point> unload_expired(Clock::time_point now);
+  // Unloads what is due, and takes the pins of what has been idle for idle_trim; they come back
+  // with the next generation. Returns when to come again (none: nothing is due).
+  std::optional<Clock::time_point> tend_idle(Clock::time_point now);
+  // Why pins of a model went last, as block.evict tells it: budget | idle.
+  const char* evict_reason(const ModelEntry& entry) const;
+  bool running(const ModelEntry& entry) const;  // a job has it
+  // Whether its pins were given back because it was idle.
+  bool trimmed(const ModelEntry& entry) const;
 
  private:
   Result<std::unique_ptr<CheckedModel>> open_unchanged(const ModelEntry& entry) const;
   Result<std::shared_ptr<LoadedModel>> load(const EntryPtr& entry, int64_t ctx);
   bool unload_longest_unused(const ModelEntry* except);
+  void trim_long_idle(const EntryPtr& entry);
   std::vector<EntryPtr> idle_entries() const;  // longest unused first
   void unload_idle(uint64_t bytes);
   void tell(std::string_view type, const std::string& model, boost::json::object more = {}) const;

@@ -69,6 +69,7 @@ Result<HttpResponse> residency_map(App& app, const HttpRequest& request) {
                                                      {"seq", sequence_of(blocks)},
                                                      {"model", entry->name},
                                                      {"loaded", !blocks.empty()},
+                                                     {"trimmed", app.registry.trimmed(*entry)},
                                                      {"budget", std::move(limits)},
                                                      {"blocks", std::move(rows)}});
   response.headers.emplace_back("ETag", tag);

@@ -212,7 +212,7 @@ void Server::Impl::housekeep() {
   housekeep_again = housekeeping_now;
   if (std::exchange(housekeeping_now, true)) return;
   app->worker.post([this] {
-    const auto next_unload = app->registry.unload_expired(SteadyClock::now());
+    const auto next_unload = app->registry.tend_idle(SteadyClock::now());
     asio::post(io, [this, next_unload] {
       housekeeping_now = false;
       if (housekeep_again) return housekeep();

@@ -47,6 +47,7 @@ struct ServerOptions {
   IoOptions io;                           // how weights are read
   int64_t keep_alive_ms = 5 * 60 * 1000;  // < 0: for ever, 0: unload after each request
   int64_t idle_exit_ms = -1;              // < 0: never
+  int64_t idle_trim_ms = 60'000;          // an idle model's pins stay this long; < 0: as it does
   int64_t drain_ms = 10'000;              // of SIGTERM and of a shutdown that names none
   boost::json::object config_doc;         // answered by GET /sluice/v1/config as "config"
   std::string version = "0.1.0";

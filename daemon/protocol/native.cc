@@ -42,6 +42,8 @@ LoadedModelDoc loaded_of(AnswerReader& r) {
   r.get("file_bytes", d.file_bytes);
   r.get("resident_bytes", d.resident_bytes);
   r.get("kv_bytes", d.kv_bytes);
+  r.get("pinned_bytes", d.pinned_bytes);
+  r.get("trimmed", d.trimmed);
   r.get("ctx", d.ctx);
   r.get("expires_in_ms", d.expires_in_ms);
   return d;
@@ -105,6 +107,8 @@ json::object to_json(const LoadedModelDoc& d) {
           {"file_bytes", d.file_bytes},
           {"resident_bytes", d.resident_bytes},
           {"kv_bytes", d.kv_bytes},
+          {"pinned_bytes", d.pinned_bytes},
+          {"trimmed", d.trimmed},
           {"ctx", d.ctx},
           {"expires_in_ms", or_null(d.expires_in_ms)}};
 }

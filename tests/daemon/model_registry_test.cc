@@ -116,19 +116,19 @@ TEST_F(ModelRegistryTest, UnloadsWhenDueAndNotBefore) {
   const auto entry = r.add(file_, "m", true).value().entry;
   const auto loaded = [&] { return r.doc(*entry).loaded; };
   ASSERT_TRUE(r.acquire(entry, std::nullopt));
-  EXPECT_FALSE(r.unload_expired(ModelRegistry::Clock::now() + std::chrono::hours(1))) << "in use";
+  EXPECT_FALSE(r.tend_idle(ModelRegistry::Clock::now() + std::chrono::hours(1))) << "in use";
   EXPECT_TRUE(loaded());
   r.release(entry, 5000, true);
-  const auto next = r.unload_expired(ModelRegistry::Clock::now() + std::chrono::seconds(4));
+  const auto next = r.tend_idle(ModelRegistry::Clock::now() + std::chrono::seconds(4));
   EXPECT_TRUE(loaded());
   ASSERT_TRUE(next);
-  EXPECT_FALSE(r.unload_expired(*next));
+  EXPECT_FALSE(r.tend_idle(*next));
   EXPECT_FALSE(loaded());
   EXPECT_EQ(budgets_.back().used(), 0u) << "everything went with it";
 
   ASSERT_TRUE(r.acquire(entry, std::nullopt));
   r.release(entry, -1, true);
-  EXPECT_FALSE(r.unload_expired(ModelRegistry::Clock::now() + std::chrono::hours(10000)));
+  EXPECT_FALSE(r.tend_idle(ModelRegistry::Clock::now() + std::chrono::hours(10000)));
   EXPECT_TRUE(loaded()) << "negative: for ever";
   ASSERT_TRUE(r.acquire(entry, std::nullopt));
   r.release(entry, 0, true);

@@ -139,6 +139,39 @@ class Watch(unittest.TestCase):
             s.close()
             self.assertEqual(d.get("/sluice/v1/events?since=x")[0], 400)
 
+    def test_an_idle_model_gives_its_pins_back_and_takes_them_again(self):
+        with Daemon(SLUICED, MODEL, flags=["--budget", "96M", "--set", "models.idle_trim=1s"]) as d:
+            s = Stream(d)
+            want = complete(d)[1]["choices"][0]["text"]
+            ended = time.monotonic()
+            model = d.get("/sluice/v1/status")[1]["models"][0]
+            pinned = model["pinned_bytes"]
+            self.assertGreater(pinned, 0)
+            self.assertFalse(model["trimmed"])
+            self.assertFalse(d.get("/sluice/v1/residency")[1]["trimmed"])
+            e = s.wait("model.trimmed")
+            self.assertGreater(time.monotonic() - ended, 0.8, "not before its time")
+            self.assertEqual((e["model"], e["bytes"], e["reason"]), ("demo", pinned, "idle"))
+            self.assertEqual(s.wait("block.evict")["reason"], "idle")
+            model = d.get("/sluice/v1/status")[1]["models"][0]
+            self.assertEqual((model["state"], model["pinned_bytes"], model["trimmed"]), ("idle", 0, True))
+            doc = d.get("/sluice/v1/residency")[1]
+            self.assertEqual((doc["loaded"], doc["trimmed"]), (True, True))
+            self.assertEqual(sum(b["pin_bytes"] for b in doc["blocks"]), 0)
+            self.assertEqual(d.get("/sluice/v1/budget")[1]["accounted"]["weights_pinned"], 0)
+            p = subprocess.run([SLUICE, "--host", d.socket, "status"], capture_output=True, text=True, timeout=60)
+            self.assertIn("idle, pins given back", p.stdout)
+            # Next use fills them again, without a load, and changes no text.
+            self.assertEqual(complete(d)[1]["choices"][0]["text"], want)
+            model = d.get("/sluice/v1/status")[1]["models"][0]
+            self.assertEqual((model["pinned_bytes"], model["trimmed"]), (pinned, False))
+            self.assertEqual(s.types().count("model.loaded"), 1)
+            s.close()
+        with Daemon(SLUICED, MODEL, flags=["--budget", "96M", "--set", "models.idle_trim=-1"]) as d:
+            complete(d)
+            time.sleep(1.5)
+            self.assertGreater(d.get("/sluice/v1/status")[1]["models"][0]["pinned_bytes"], 0, "never")
+
     def test_readers_are_bounded_and_hold_nothing_up(self):
         with Daemon(SLUICED, MODEL, flags=["--budget", "96M"]) as d:
             silent = []
