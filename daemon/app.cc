@@ -73,6 +73,8 @@ std::optional<ApiError> FailedAnswers::find(const RequestKey& key) {
 App::App(ServerOptions o, int threads)
     : options(std::move(o)),
       budget(options.budget_bytes),
+      // Times since 1970 rise faster than maps are asked for and change.
+      residency_log(static_cast<uint64_t>(unix_ms_now())),
       base(budget, kBaseGrowth),
       pool(threads),
       registry(ModelRegistryOptions{options.state_dir, options.default_ctx, options.keep_alive_ms, options.io, options.idle_trim_ms},

@@ -21,6 +21,7 @@
 #include "daemon/memory_watch.h"
 #include "daemon/model_registry.h"
 #include "daemon/protocol/native.h"
+#include "daemon/residency_log.h"
 #include "daemon/server.h"
 #include "daemon/worker.h"
 #include "scheduler/run_queue.h"
@@ -89,6 +90,7 @@ struct App {
   const std::chrono::steady_clock::time_point started = std::chrono::steady_clock::now();
   Budget budget;
   EventBus events;
+  ResidencyLog residency_log;
   ProcessBase base;  // the process itself and the ledger's headroom
   ThreadPool pool;
   ModelRegistry registry;

@@ -207,6 +207,7 @@ bool SliceStore::start(SliceId id, bool demand, uint64_t distance) {
     slots_[static_cast<size_t>(*slot)] = {true, id};
   }
   e.state = State::kLoading;
+  e.asked = std::chrono::steady_clock::now();
   ++in_flight_;
   const Slice& s = index_[id];
   io_->submit({s.part, e.read_offset, e.read_bytes, s.file_offset + s.n_bytes - e.read_offset,
@@ -283,6 +284,7 @@ void SliceStore::finish(uint64_t tag, const Error* error) {
       } else {
         e.state = State::kReady;
         blocks_[e.block].read_bytes += e.read_bytes;
+        blocks_[e.block].reads.add(std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - e.asked).count());
         if (e.slot == kPinned) pinned_bytes_ += index_[id].n_bytes;
         else streamed_bytes_ += e.read_bytes;
         pump();
@@ -322,6 +324,7 @@ Result<void> SliceStore::hold_ready(std::span<const SliceId> wanted, std::vector
       e.awaited = false;
       done[i] = true;
       SliceBlockStats& block = blocks_[e.block];
+      block.last_use = std::chrono::steady_clock::now();
       (e.slot == kPinned ? block.hit_bytes : block.miss_bytes) += index_[wanted[i]].n_bytes;
       out.push_back({place_of(wanted[i]) + (index_[wanted[i]].file_offset - e.read_offset), i, wanted[i]});
     }
@@ -388,6 +391,7 @@ Result<void> SliceStore::read_rows(std::span<const RowRead> rows, uint64_t n_byt
       delta[i] = s.file_offset + r.offset - start;
       ++rows_left_;
       blocks_[e.block].read_bytes += end - start;
+      blocks_[e.block].last_use = std::chrono::steady_clock::now();
       io_->submit({s.part, start, end - start, *delta[i] + n_bytes, bounce_.data() + i * row_span_bytes_, kRowTag | i, true});
     }
     if (!wait_until(lock, quiet)) return Error{"cancelled", "the request was cancelled"};
@@ -463,6 +467,7 @@ std::vector<SliceBlockStats> SliceStore::block_stats() const {
     SliceBlockStats& block = out[e.block];
     const uint64_t bytes = index_[id].n_bytes;
     block.bytes += bytes;
+    block.refs += e.refs;
     if (e.state == State::kReady) block.resident_bytes += bytes;
     if (e.state == State::kLoading) block.loading_bytes += bytes;
     if (e.rank < cut_) block.pin_bytes += bytes;

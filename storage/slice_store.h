@@ -4,6 +4,7 @@
 // the order of the schedule, ahead of the consumer, as far as slots allow. One consumer; set_cut from any thread.
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
@@ -19,6 +20,7 @@
 #include "storage/anonymous_memory.h"
 #include "storage/budget.h"
 #include "storage/io_queue.h"
+#include "storage/read_times.h"
 #include "storage/slice_index.h"
 
 namespace sluice {
@@ -40,6 +42,9 @@ struct SliceBlockStats {
   uint64_t read_bytes = 0;             // from disk
   uint64_t evicted_bytes = 0;          // pins given back
   double stall_s = 0;                  // the consumer waited for it
+  uint32_t refs = 0;                   // slices the consumer holds now
+  std::chrono::steady_clock::time_point last_use{};     // a slice of it was held; never: the epoch
+  ReadTimes reads;                     // of its slices, from being asked for to being there
 };
 
 struct SliceStoreStats {
@@ -129,6 +134,7 @@ class SliceStore {
     SliceId before = kNoSlice;         // whose bytes share the first page of the range, the last page of it
     SliceId after = kNoSlice;
     uint32_t block = 0;
+    std::chrono::steady_clock::time_point asked{};      // of the latest read
     uint64_t hash = 0;                 // XXH3 of the slice, from its first read on
     bool hash_known = false;
   };
