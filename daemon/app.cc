@@ -6,7 +6,9 @@
 #include <functional>
 #include <string_view>
 
+#include "base/log.h"
 #include "base/process_memory.h"
+#include "base/text_escape.h"
 #include "kernels/kernels.h"
 #include "scheduler/residency.h"
 
@@ -108,8 +110,14 @@ App::App(ServerOptions o, int threads)
     }
     return {};
   };
+  // Lines may name other users' requests: those who may manage the daemon see them.
+  set_log_tap([this](const char* level, std::string line) {
+    events.publish("log", {{"level", level}, {"msg", to_valid_utf8(line)}}, ::geteuid());
+  });
   memory_watch.start();
 }
+
+App::~App() { set_log_tap(nullptr); }
 
 bool App::may_manage(uint32_t uid) const { return uid == 0 || uid == ::geteuid(); }
 

@@ -85,6 +85,7 @@ class FailedAnswers {
 
 struct App {
   App(ServerOptions o, int threads);
+  ~App();
 
   const ServerOptions options;
   const std::chrono::steady_clock::time_point started = std::chrono::steady_clock::now();

@@ -273,10 +273,22 @@ void GenerationJob::tell(std::string_view type, boost::json::object more) const 
   app_.events.publish(type, std::move(more), uid_);
 }
 
+// Listings and heartbeats read the numbers when they want; events of them come at most twice a
+// second, however many tokens do.
+void GenerationJob::note_progress(Phase phase, int64_t done, int64_t total) {
+  constexpr auto kEvery = std::chrono::milliseconds(500);
+  progress_->set(phase, done, total);
+  const auto now = std::chrono::steady_clock::now();
+  if (now - progress_told_ < kEvery) return;
+  progress_told_ = now;
+  tell("request.progress", {{"phase", phase_name(phase)}, {"done", done}, {"total", total}});
+}
+
 void GenerationJob::run() {
   const auto begun = std::chrono::steady_clock::now();
   tell("request.started");
-  progress_->set(Phase::kLoad, 0, 0);
+  progress_told_ = begun;
+  note_progress(Phase::kLoad, 0, 0);
   auto loaded = app_.registry.acquire(entry_, spec_.params.ctx);
   if (!loaded) return finish(api_error(std::move(loaded).error()));
   {
@@ -353,7 +365,7 @@ Result<void> GenerationJob::generate_choice(Engine& engine,
                                             int64_t choice,
                                             Sums& sum) {
   const GenerationRequest request = engine_request(prompt, choice);
-  progress_->set(Phase::kPrefill, 0, static_cast<int64_t>(request.prompt.size()));
+  note_progress(Phase::kPrefill, 0, static_cast<int64_t>(request.prompt.size()));
   ChoiceSink::Options options;
   options.stops = stops_;
   options.logprobs = spec_.params.logprobs;
@@ -366,13 +378,13 @@ Result<void> GenerationJob::generate_choice(Engine& engine,
       [&](std::string text, std::vector<TokenLogprob> logprobs) {
         return emit({choice, std::move(text), std::move(logprobs), {}});
       },
-      [&](int64_t done, int64_t total) { progress_->set(Phase::kPrefill, done, total); },
+      [&](int64_t done, int64_t total) { note_progress(Phase::kPrefill, done, total); },
       [&](int64_t n) {
         if (n == 1 && choice == 0) {
           const std::lock_guard lock(mutex_);
           timings_.ttft_ms = ms_between(arrived_, std::chrono::steady_clock::now());
         }
-        progress_->set(Phase::kDecode, n, request.max_tokens);
+        note_progress(Phase::kDecode, n, request.max_tokens);
       });
   SLUICE_TRY(const GenerationStats stats, engine.generate(request, sink, *cancel_));
   app_.measurements.learn(engine.model(), stats, compute_signature(app_.pool.n_threads()));

@@ -86,6 +86,7 @@ class GenerationJob : public std::enable_shared_from_this<GenerationJob> {
   // On the queue's thread.
   void run();
   void tell(std::string_view type, boost::json::object more = {}) const;
+  void note_progress(Phase phase, int64_t done, int64_t total);
   Result<void> generate_all(LoadedModel& loaded);
   Result<void> generate_choice(Engine& engine, const PromptIds& prompt, int64_t choice, Sums& sum);
   GenerationRequest engine_request(const PromptIds& prompt, int64_t choice) const;
@@ -104,6 +105,7 @@ class GenerationJob : public std::enable_shared_from_this<GenerationJob> {
   const std::shared_ptr<Progress> progress_ = std::make_shared<Progress>();
   const std::shared_ptr<CancelToken> cancel_ = std::make_shared<CancelToken>();
   uint64_t seed_ = 0;
+  std::chrono::steady_clock::time_point progress_told_{};  // of the queue's thread
 
   // Written by prepare(), constant from admission on.
   GenerationSpec spec_;

@@ -226,11 +226,14 @@ int serve(const DaemonCommand& command) {
       command);  // before any other thread, so that all of them inherit its signal mask
   auto server = Server::create(std::move(o));
   if (!server) return fail("start", server.error());
+  reload.set_on_reload(
+      [&](json::object what) { server.value()->publish("config.reloaded", std::move(what)); });
   const int code = server.value()->run([&] {
     spdlog::info("listening socket={} pid={}", escape_text(socket_path, 200), ::getpid());
     notify_service_manager("READY=1\nSTATUS=listening");
   });
   notify_service_manager("STOPPING=1");
+  reload.set_on_reload(nullptr);  // the server goes before it does
   return code;
 }
 

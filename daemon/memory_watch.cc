@@ -199,8 +199,7 @@ void MemoryWatch::tell_blocks() {
                           json::array list,
                           json::object more = {}) {
       if (list.empty()) return;
-      json::object e{
-          {"model", entry->name}, {key, std::move(sum)}, {"blocks", std::move(list)}};
+      json::object e{{"model", entry->name}, {key, std::move(sum)}, {"blocks", std::move(list)}};
       for (auto& item : more) e[item.key()] = std::move(item.value());
       events_.publish(type, std::move(e));
     };

@@ -160,6 +160,10 @@ void Server::stop(int64_t drain_ms) {
   impl.app->stop(drain_ms < 0 ? impl.app->options.drain_ms : drain_ms);
 }
 
+void Server::publish(std::string_view type, boost::json::object data) {
+  impl_->app->events.publish(type, std::move(data));
+}
+
 void Server::Impl::watch_signals() {
   boost::system::error_code ec;
   signals.add(SIGTERM, ec);

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -124,7 +125,7 @@ class Watch(unittest.TestCase):
             s.wait("model.unloaded")
             seqs = [e["seq"] for e in s.all[1:]]
             self.assertEqual(seqs, sorted(set(seqs)))
-            order = [t for t in s.types() if t.startswith(("request.", "model."))]
+            order = [t for t in s.types() if t.startswith(("request.", "model.")) and t != "request.progress"]
             self.assertEqual(order, ["request.queued", "request.started", "model.loading", "model.loaded", "model.idle",
                                      "request.finished", "model.unloaded"], order)
             # Again from the middle, by Last-Event-ID and by ?since=; only some types.
@@ -138,6 +139,66 @@ class Watch(unittest.TestCase):
                 again.close()
             s.close()
             self.assertEqual(d.get("/sluice/v1/events?since=x")[0], 400)
+
+    def test_progress_is_told_now_and_then(self):
+        os.environ["SLUICE_KERNELS"] = "scalar"     # long enough to be watched
+        try:
+            with Daemon(SLUICED, MODEL, flags=["--budget", "96M"]) as d:
+                s = Stream(d, "?types=request")
+                t = time.monotonic()
+                complete(d, 1900)
+                took = time.monotonic() - t
+                s.wait("request.finished")
+                told = [e for e in s.all if e["type"] == "request.progress"]
+                self.assertEqual(len({e["id"] for e in told}), 1)
+                self.assertGreaterEqual(len(told), 1, "took %.1f s" % took)
+                self.assertLessEqual(len(told), took / 0.5 + 1, "at most two a second")
+                decode = [e for e in told if e["phase"] == "decode"]
+                self.assertEqual([e["done"] for e in decode], sorted(e["done"] for e in decode))
+                for e in decode:
+                    self.assertTrue(0 < e["done"] <= e["total"], e)
+                self.assertEqual(len({e["total"] for e in decode}), 1)
+                s.close()
+        finally:
+            del os.environ["SLUICE_KERNELS"]
+
+    def test_a_stall_names_its_request(self):
+        os.environ["SLUICE_IOFAULT"] = "read:8:700ms"
+        try:
+            with Daemon(SLUICED, MODEL, flags=["--budget", "96M"]) as d:
+                s = Stream(d)
+                s.wait("hello")
+                complete(d, 1500)
+                e = s.wait("stall")
+                self.assertGreaterEqual(e["ms"], 300)
+                self.assertEqual(e["request"], s.wait("request.started")["id"])
+                s.close()
+        finally:
+            del os.environ["SLUICE_IOFAULT"]
+
+    def test_log_lines_and_reloads_are_events(self):
+        with Daemon(SLUICED, MODEL) as d:
+            s = Stream(d, "?types=log,config")
+            s.wait("hello")
+            put(d, "80M")
+            e = s.wait("log")
+            self.assertEqual(e["level"], "info")
+            self.assertIn("budget cause=user", e["msg"])
+            config = os.path.join(d.dir, "sluiced.toml")
+            with open(config, "w") as f:
+                f.write("[log]\nlevel = \"warn\"\n[queue]\nmax = 5\n")
+            d.process.send_signal(signal.SIGHUP)
+            e = s.wait("config.reloaded")
+            self.assertEqual((e["config"], e["log_level"], e["needs_restart"]), (config, "warn", ["queue.max"]))
+            before = len(s.all)
+            with open(config, "w") as f:
+                f.write("[queue]\nmax = lots\n")
+            d.process.send_signal(signal.SIGHUP)
+            end = time.monotonic() + 10
+            while time.monotonic() < end and not any(e["type"] == "log" and "settings kept" in e["msg"] for e in s.all[before:]):
+                time.sleep(0.02)
+            self.assertEqual([e["type"] for e in s.all[before:]], ["log"], "a bad file reloads nothing, and says so")
+            s.close()
 
     def test_residency_deltas(self):
         with Daemon(SLUICED, MODEL, flags=["--budget", "96M"]) as d:
