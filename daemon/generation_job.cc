@@ -378,8 +378,12 @@ Result<void> GenerationJob::generate_choice(Engine& engine,
       [&](std::string text, std::vector<TokenLogprob> logprobs) {
         return emit({choice, std::move(text), std::move(logprobs), {}});
       },
-      [&](int64_t done, int64_t total) { note_progress(Phase::kPrefill, done, total); },
+      [&](int64_t done, int64_t total) {
+        app_.registry.note_pass(entry_);
+        note_progress(Phase::kPrefill, done, total);
+      },
       [&](int64_t n) {
+        if (n > 1) app_.registry.note_pass(entry_);  // the first token is the prompt's last pass
         if (n == 1 && choice == 0) {
           const std::lock_guard lock(mutex_);
           timings_.ttft_ms = ms_between(arrived_, std::chrono::steady_clock::now());

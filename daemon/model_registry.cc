@@ -540,6 +540,57 @@ void ModelRegistry::release(const EntryPtr& entry,
   if (idle) tell("model.idle", entry->name);
 }
 
+void ModelRegistry::note_pass(const EntryPtr& entry) {
+  constexpr double kEvery_s = 1;
+  const double now_s = std::chrono::duration<double>(Clock::now().time_since_epoch()).count();
+  {
+    const std::lock_guard lock(mutex_);
+    entry->passes.add(now_s);
+    if (now_s - balanced_at_s_ < kEvery_s) return;
+    balanced_at_s_ = now_s;
+  }
+  balance_pins(now_s);
+}
+
+void ModelRegistry::balance_pins(double now_s) {
+  struct Holder {
+    EntryPtr entry;
+    std::shared_ptr<LoadedModel> loaded;
+    EngineMemory memory;
+  };
+  std::vector<Holder> holders;
+  std::vector<PinClaim> claims;
+  {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [name, e] : entries_) {
+      if (!e->loaded) continue;
+      holders.push_back({e, e->loaded, e->loaded->engine->memory()});
+      claims.push_back({e->passes.at(now_s), holders.back().memory.weights_pinnable});
+    }
+  }
+  if (holders.size() == 1) return holders.front().loaded->engine->limit_pins(UINT64_MAX);
+  uint64_t room = budget_.available();
+  uint64_t kv_to_come = 0;
+  for (const Holder& h : holders) {
+    room += h.memory.weights_charged;
+    kv_to_come += h.memory.kv_to_come;
+  }
+  const auto shares = share_pins(room > kv_to_come ? room - kv_to_come : 0, claims);
+  for (size_t i = 0; i < holders.size(); ++i) holders[i].loaded->engine->limit_pins(shares[i]);
+  for (size_t i = 0; i < holders.size(); ++i) {
+    const uint64_t held = holders[i].memory.weights_charged;
+    if (!above_share(held, shares[i])) continue;
+    {
+      const std::lock_guard lock(mutex_);
+      holders[i].entry->evict_reason = "policy";
+    }
+    holders[i].loaded->engine->give_back_pins(held - shares[i]);
+    spdlog::debug("pins move to models that are used more model={} bytes={}",
+                  holders[i].entry->name,
+                  format_bytes(held - shares[i]));
+  }
+}
+
 void ModelRegistry::unload(const EntryPtr& entry) {
   std::shared_ptr<LoadedModel> loaded;  // freed outside the lock
   std::shared_ptr<const ModelText> text;
