@@ -128,9 +128,10 @@ std::vector<RequestDoc> App::requests(uint32_t uid) const {
     RequestDoc d;
     d.id = job.id;
     d.model = job.model;
-    d.state = job.running ? "running" : "queued";
-    d.phase = phase_name(job.running ? Phase::kLoad : Phase::kQueued);
-    if (const auto p = progress.find(job.id); p && job.running) {
+    const bool begun = job.running || job.parked;
+    d.state = job.running ? "running" : job.parked ? "paused" : "queued";
+    d.phase = phase_name(begun ? Phase::kLoad : Phase::kQueued);
+    if (const auto p = progress.find(job.id); p && begun) {
       d.phase = phase_name(p->phase.load(std::memory_order_relaxed));
       d.done = p->done.load(std::memory_order_relaxed);
       d.total = p->total.load(std::memory_order_relaxed);

@@ -235,7 +235,7 @@ Feed Engine::Impl::plan_feed(const GenerationRequest& r, GenerationStats& stats)
   Feed feed;
   std::vector<Role> roles(r.prompt.size(), Role::kPrompt);
   // The last prompt position follows the row definition: its logits start the generated text.
-  if (!roles.empty()) roles.back() = Role::kRow;
+  std::fill(roles.end() - static_cast<std::ptrdiff_t>(std::min(r.n_generated + 1, roles.size())), roles.end(), Role::kRow);
   size_t first = 0;
   if (r.append) {
     if (pending) feed.add(*pending, Role::kRow);

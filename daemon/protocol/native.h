@@ -50,7 +50,7 @@ struct VersionDoc {  // schema sluice.version.v1
 struct RequestDoc {
   std::string id;  // "r-0192"
   std::string model;
-  std::string state;     // running | queued
+  std::string state;     // running | queued | paused (its client does not read)
   std::string phase;     // queued | load | prefill | decode
   int64_t done = 0;      // tokens of the phase
   int64_t total = 0;     // 0: not known

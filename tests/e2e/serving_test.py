@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Several clients and several models in a real daemon: serving_test.py SLUICED MODEL.gguf SLUICE
 
-Models share one budget by use."""
+Clients that do not read hold nobody up (INTERFACE 3.4), and models share one budget by use."""
+import json
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import time
 import unittest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from daemon_lib import Client, Daemon  # noqa: E402
+from daemon_lib import Client, Daemon, events  # noqa: E402
 
 SLUICED, MODEL, SLUICE = None, None, None
 MIB = 1 << 20
@@ -34,6 +35,161 @@ def put(d, size):
 
 def status(d):
     return d.get("/sluice/v1/status")[1]
+
+
+def stop_ids():
+    """Of the demo model, by its header: banned, its texts go on."""
+    with Daemon(SLUICED, MODEL) as d:
+        metadata = d.get("/sluice/v1/models/demo")[1]["metadata"]
+    return [v for k, v in metadata.items() if k.startswith("tokenizer.") and k.endswith(("eos_token_id", "eot_token_id",
+                                                                                         "eom_token_id"))]
+
+
+def stream_body(n=1000, **more):
+    # Log-probabilities make events large, and two choices make many: buffers fill long before the end.
+    if not hasattr(stream_body, "bias"):
+        stream_body.bias = {str(i): -100 for i in stop_ids()}
+    return dict({"model": "demo", "prompt": "Once upon a time", "max_tokens": n, "temperature": 0, "logprobs": 5, "n": 2,
+                 "logit_bias": stream_body.bias, "stream": True}, **more)
+
+
+class SlowReader:
+    """A stream that is asked for and not read."""
+
+    def __init__(self, d, n=1000, **more):
+        self.c = Client(d.socket)
+        self.c.send("POST", "/v1/completions", stream_body(n, **more))
+
+    def read(self):
+        code, headers = self.c.head()
+        assert code == 200, code
+        out = events(self.c.body(headers).decode())
+        self.c.close()
+        return out
+
+    @staticmethod
+    def choices_of(out):
+        """By choice: its text, the log-probabilities of its tokens, and why it ended."""
+        by = {}
+        for e in out:
+            if e == "[DONE]":
+                continue
+            doc = json.loads(e)
+            assert "error" not in doc, doc
+            for c in doc["choices"]:
+                text, probs, why = by.setdefault(c["index"], ["", [], None])
+                by[c["index"]][0] = text + c["text"]
+                if c.get("logprobs"):
+                    probs += c["logprobs"]["token_logprobs"]
+                if c["finish_reason"]:
+                    by[c["index"]][2] = c["finish_reason"]
+        return by
+
+
+def whole(d, body):
+    """The same, as one document."""
+    code, doc, _ = d.post("/v1/completions", dict(body, stream=False))
+    assert code == 200, doc
+    return {c["index"]: [c["text"], c["logprobs"]["token_logprobs"], c["finish_reason"]] for c in doc["choices"]}
+
+
+def requests_of(d):
+    return d.get("/sluice/v1/requests")[1]["requests"]
+
+
+def wait_for(condition, seconds=30, what="condition"):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return
+        time.sleep(0.02)
+    raise AssertionError("%s did not come true" % what)
+
+
+class SlowReaders(unittest.TestCase):
+    def test_one_that_does_not_read_lets_others_run_and_gets_its_whole_text(self):
+        for more in ({}, {"temperature": 0.9, "seed": 7, "presence_penalty": 0.5, "echo": True}):
+            with Daemon(SLUICED, MODEL, flags=["--budget", "96M"]) as d:
+                want = whole(d, stream_body(**more))
+                others = complete(d, 40)
+                slow = SlowReader(d, **more)
+                # Its buffers fill: from then on it makes no progress, but still has its place.
+                done = [-1, 0]
+
+                def stands():
+                    mine = [r for r in requests_of(d) if r["state"] == "running"]
+                    done[0], done[1] = done[1], mine[0]["done"] if mine else 0
+                    time.sleep(0.3)
+                    return done[1] > 0 and done[0] == done[1]
+                wait_for(stands, 60, "a full buffer")
+                for _ in range(3):
+                    t = time.monotonic()
+                    self.assertEqual(complete(d, 40), others)
+                    self.assertLess(time.monotonic() - t, 10)
+                wait_for(lambda: [r["state"] for r in requests_of(d)] == ["paused"], 10, "only the one that does not read")
+                got = SlowReader.choices_of(slow.read())
+                self.assertEqual(got, want, "complete and the same, log-probabilities included")
+                self.assertEqual(requests_of(d), [])
+                types = d.get("/sluice/v1/events?since=0&end=1&types=request")[1]
+                self.assertIn("request.paused", types)
+                self.assertIn("request.resumed", types)
+
+    def test_two_that_do_not_read_and_one_that_does(self):
+        with Daemon(SLUICED, MODEL, flags=["--budget", "96M"]) as d:
+            want = whole(d, stream_body(temperature=0.8, seed=3))
+            slow = [SlowReader(d, temperature=0.8, seed=3) for _ in range(2)]
+            others = complete(d, 40)
+            wait_for(lambda: [r["state"] for r in requests_of(d)].count("paused") >= 1, 60, "a paused one")
+            self.assertEqual(complete(d, 40), others)
+            got = [None, None]
+
+            def read(i):
+                got[i] = SlowReader.choices_of(slow[i].read())
+            threads = [threading.Thread(target=read, args=(i,)) for i in range(2)]
+            for t in threads:
+                t.start()
+            for t in threads:
+                t.join(60)
+            self.assertEqual(got, [want, want])
+
+    def test_one_that_never_reads_is_left_after_write_timeout(self):
+        with Daemon(SLUICED, MODEL, flags=["--budget", "96M", "--set", "http.write_timeout=2s"]) as d:
+            slow = SlowReader(d)
+            wait_for(lambda: any(r["done"] > 100 for r in requests_of(d)), 60, "its first tokens")
+            t = time.monotonic()
+            complete(d, 40)
+            wait_for(lambda: requests_of(d) == [], 20, "the end of the one that does not read")
+            self.assertGreater(time.monotonic() - t, 0.5)
+            types = d.get("/sluice/v1/events?since=0&end=1&types=request")[1]
+            self.assertIn("request.cancelled", types)
+            self.assertEqual(complete(d, 40), complete(d, 40))
+            slow.c.close()
+
+    def test_one_that_leaves_while_it_is_paused_frees_its_place(self):
+        with Daemon(SLUICED, MODEL, flags=["--budget", "96M"]) as d:
+            slow = SlowReader(d)
+            complete(d, 40)
+            wait_for(lambda: complete(d, 10) and [r["state"] for r in requests_of(d)] == ["paused"], 60, "a paused one")
+            slow.c.close()
+            t = time.monotonic()
+            wait_for(lambda: requests_of(d) == [], 10, "its end")
+            self.assertLess(time.monotonic() - t, 2)
+
+    def test_those_that_do_not_read_are_bounded(self):
+        with Daemon(SLUICED, MODEL, flags=["--budget", "96M", "--set", "queue.per_user=2"]) as d:
+            slow = []
+            for i in range(2):
+                slow.append(SlowReader(d))
+                wait_for(lambda: any(r["done"] > 100 for r in requests_of(d)), 60)
+                complete(d, 10)
+                wait_for(lambda: [r["state"] for r in requests_of(d)].count("paused") == i + 1, 60)
+            code, doc, headers = d.post("/v1/completions", {"prompt": "x", "max_tokens": 1})
+            self.assertEqual((code, doc["error"]["code"]), (429, "queue_full"))
+            self.assertIn("does not read", doc["error"]["message"])
+            self.assertIn("retry-after", headers)
+            slow[0].read()
+            complete(d, 10)
+            slow[1].c.close()
 
 
 class SeveralModels(unittest.TestCase):
