@@ -16,6 +16,7 @@
 
 #include "daemon/budget_control.h"
 #include "daemon/event_bus.h"
+#include "daemon/http_memory.h"
 #include "daemon/http_message.h"
 #include "daemon/measurements.h"
 #include "daemon/memory_watch.h"
@@ -93,6 +94,7 @@ struct App {
   EventBus events;
   ResidencyLog residency_log;
   ProcessBase base;  // the process itself and the ledger's headroom
+  HttpMemory http_memory;
   ThreadPool pool;
   ModelRegistry registry;
   Measurements measurements;

@@ -66,7 +66,8 @@ GenerationJob::GenerationJob(App& app, HttpRequest request, bool chat)
       uid_(request.uid),
       request_id_(request.id),
       key_(request_key(request)),
-      body_(std::move(request.body)) {}
+      body_(std::move(request.body)),
+      memory_(app.http_memory) {}
 
 void GenerationJob::start(std::function<void()> wake) {
   {
@@ -115,7 +116,20 @@ std::vector<Delta> GenerationJob::take() {
   return out;
 }
 
+// Room for the answer on its way. Errors: budget_exceeded; the request's answer is then 503.
+Result<void> GenerationJob::hold_room(uint64_t bytes) {
+  auto held = memory_.grow_to(bytes);
+  if (!held) no_room_ = held.error();
+  return held;
+}
+
 ApiError GenerationJob::api_error(Error error) const {
+  if (no_room_ && error.code == "budget_exceeded") {
+    ApiError busy{.error = std::move(error)};
+    busy.status = 503;
+    busy.retry_after_s = app_.queue.retry_after_s();
+    return busy;
+  }
   if (error.code == "cancelled" && app_.draining.load()) {
     error = Error{"shutting_down", "the daemon is shutting down"};
   } else if (error.code == "budget_exceeded" || error.code == "budget_below_floor") {
@@ -190,6 +204,9 @@ Result<void> GenerationJob::prepare_all() {
     spec_ready_ = true;
   }
   if (cancel_->cancelled()) return Error{"cancelled", "the client left"};
+  if (spec_.params.stream) {
+    SLUICE_TRY(hold_room(HttpMemory::kStreamCopies * app_.options.http.stream_buffer_bytes));
+  }
   SLUICE_TRY(text_, app_.registry.text(entry_));
   SLUICE_TRY(tokenize(chat));
   seed_ = spec_.params.seed ? *spec_.params.seed : random_seed();
@@ -459,10 +476,12 @@ Result<void> GenerationJob::generate_choice(Engine& engine, const PromptIds& pro
     sum_.prefill_ms += stats.prefill_ms;
   }
   if (cancel_->cancelled()) return Error{"cancelled", "the request was cancelled"};
+  if (no_room_) return *no_room_;
   const bool at_limit = static_cast<int64_t>(generated_.size()) >= max_tokens;
   if (stepping_aside_ && !at_limit && !sink_->stopped()) return success();
   sink_->finish();
   if (cancel_->cancelled()) return Error{"cancelled", "the request was cancelled"};
+  if (no_room_) return *no_room_;
   const bool by_length =
       stats.finish == FinishReason::kLength || (stepping_aside_ && at_limit && !sink_->stopped());
   emit({choice_, {}, {}, by_length ? "length" : "stop"});
@@ -472,8 +491,15 @@ Result<void> GenerationJob::generate_choice(Engine& engine, const PromptIds& pro
 }
 
 bool GenerationJob::emit(Delta delta) {
+  constexpr uint64_t kStep = 256u << 10;
   std::function<void()> wake;
   bool go_on = true;
+  if (!spec_.params.stream) {
+    // A document is kept whole until it is complete.
+    document_bytes_ += HttpMemory::kDocumentCopies * weight(delta);
+    if (no_room_ || (document_bytes_ > memory_.bytes() && !hold_room(document_bytes_ + kStep)))
+      return false;
+  }
   {
     std::unique_lock lock(mutex_);
     if (cancel_->cancelled()) return false;

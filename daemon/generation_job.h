@@ -100,6 +100,7 @@ class GenerationJob : public std::enable_shared_from_this<GenerationJob> {
   bool emit(Delta delta);
   void finish(std::optional<ApiError> error);
   ApiError api_error(Error error) const;
+  Result<void> hold_room(uint64_t bytes);
 
   App& app_;
   const bool chat_;
@@ -110,6 +111,10 @@ class GenerationJob : public std::enable_shared_from_this<GenerationJob> {
   const std::chrono::steady_clock::time_point arrived_ = std::chrono::steady_clock::now();
   const std::shared_ptr<Progress> progress_ = std::make_shared<Progress>();
   const std::shared_ptr<CancelToken> cancel_ = std::make_shared<CancelToken>();
+  // Of the worker, then of the queue's thread: the answer on its way, in the ledger.
+  HttpHold memory_;
+  uint64_t document_bytes_ = 0;
+  std::optional<Error> no_room_;  // for the answer
   uint64_t seed_ = 0;
   std::chrono::steady_clock::time_point progress_told_{};  // of the queue's thread
 

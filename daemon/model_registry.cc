@@ -100,6 +100,12 @@ bool too_small(const Error& e) {
   return e.code == "budget_exceeded" || e.code == "budget_below_floor";
 }
 
+Error does_not_fit(Error e) {
+  e.code = "model_does_not_fit";
+  if (e.hint.empty()) e.hint = "ask for a smaller ctx, or start the daemon with a larger --budget";
+  return e;
+}
+
 int64_t unix_seconds() {
   return std::chrono::duration_cast<std::chrono::seconds>(
              std::chrono::system_clock::now().time_since_epoch())
@@ -204,7 +210,12 @@ Result<ModelRegistry::Added> ModelRegistry::add(const std::string& path,
                  fmt::format("the name {} is taken by {}", name, escape_text(old->path, 400)),
                  "choose another name, or remove that model first"};
   }
+  SLUICE_TRY(Reservation header, budget_.reserve(0, MemoryClass::kTokenizer));
   SLUICE_TRY(const auto checked, check_model(path));
+  // Its size is known only now. A model given at the start is not refused for the moment in which
+  // nothing else is held yet.
+  if (auto held = header.resize(checked->file.header_bytes()); !held && persistent)
+    return std::move(held).error();
   const ModelIdentity identity = identity_of(*checked);
   if (old && old->identity == identity) return Added{old, false};
   for (const std::string& w : checked->file.warnings()) spdlog::warn("{} model={}", w, name);
@@ -334,7 +345,8 @@ ModelDoc ModelRegistry::doc(const ModelEntry& e) const {
 }
 
 Result<json::object> ModelRegistry::details(const EntryPtr& entry) const {
-  SLUICE_TRY(const auto checked, open_unchanged(*entry));
+  SLUICE_TRY(const Opened opened, open_unchanged(*entry));
+  const auto& checked = opened.checked;
   json::object out{{"schema", "sluice.model.v1"}};
   for (auto& item : to_json(doc(*entry))) out[item.key()] = item.value();
   json::object metadata;
@@ -387,8 +399,12 @@ std::vector<LoadedModelDoc> ModelRegistry::loaded_docs() const {
   return out;
 }
 
-Result<std::unique_ptr<CheckedModel>> ModelRegistry::open_unchanged(const ModelEntry& entry) const {
+Result<ModelRegistry::Opened> ModelRegistry::open_unchanged(const ModelEntry& entry) const {
+  SLUICE_TRY(Reservation header,
+             budget_.reserve(entry.header_bytes.load(), MemoryClass::kTokenizer));
   SLUICE_TRY(auto checked, check_model(entry.path));
+  SLUICE_TRY(header.resize(checked->file.header_bytes()));
+  entry.header_bytes.store(header.bytes());
   if (identity_of(*checked) != entry.identity) {
     Error e{
         "model_changed",
@@ -398,7 +414,7 @@ Result<std::unique_ptr<CheckedModel>> ModelRegistry::open_unchanged(const ModelE
         fmt::format("sluice models add {} --name {}", escape_text(entry.path, 400), entry.name)};
     return e;
   }
-  return checked;
+  return Opened{std::move(header), std::move(checked)};
 }
 
 Result<std::shared_ptr<const ModelText>> ModelRegistry::text(const EntryPtr& entry) {
@@ -407,10 +423,10 @@ Result<std::shared_ptr<const ModelText>> ModelRegistry::text(const EntryPtr& ent
     const std::lock_guard lock(mutex_);
     if (entry->text) return entry->text;
   }
-  SLUICE_TRY(const auto checked, open_unchanged(*entry));
-  auto made = ModelText::create(*checked, budget_);
+  SLUICE_TRY(const Opened opened, open_unchanged(*entry));
+  auto made = ModelText::create(*opened.checked, budget_);
   while (!made && too_small(made.error()) && unload_longest_unused(entry.get())) {
-    made = ModelText::create(*checked, budget_);
+    made = ModelText::create(*opened.checked, budget_);
   }
   SLUICE_TRY(auto text, std::move(made));
   const std::lock_guard lock(mutex_);
@@ -447,8 +463,9 @@ Result<std::shared_ptr<LoadedModel>> ModelRegistry::load(const EntryPtr& entry, 
     old.swap(entry->loaded);
   }
   if (!model) {
-    SLUICE_TRY(auto checked, open_unchanged(*entry));
-    SLUICE_TRY(model, Model::load(std::move(checked)));
+    auto opened = open_unchanged(*entry);
+    if (!opened) return too_small(opened.error()) ? does_not_fit(opened.error()) : opened.error();
+    SLUICE_TRY(model, Model::load(std::move(opened.value().checked)));
   }
   EngineOptions options;
   options.max_seq_len = ctx;
@@ -463,11 +480,7 @@ Result<std::shared_ptr<LoadedModel>> ModelRegistry::load(const EntryPtr& entry, 
     }
     if (!too_small(engine.error())) return engine.error();
     if (unload_longest_unused(entry.get())) continue;
-    Error e = std::move(engine).error();
-    e.code = "model_does_not_fit";
-    if (e.hint.empty())
-      e.hint = "ask for a smaller ctx, or start the daemon with a larger --budget";
-    return e;
+    return does_not_fit(std::move(engine).error());
   }
 }
 
@@ -729,8 +742,7 @@ void ModelRegistry::trim_long_idle(const EntryPtr& entry) {
     const std::lock_guard lock(mutex_);
     entry->trimmed = entry->users == 0;
   }
-  spdlog::info(
-      "idle, pins given back model={} bytes={}", entry->name, format_bytes(held - left));
+  spdlog::info("idle, pins given back model={} bytes={}", entry->name, format_bytes(held - left));
   tell("model.trimmed", entry->name, {{"bytes", held - left}, {"reason", "idle"}});
 }
 

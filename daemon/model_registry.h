@@ -68,7 +68,8 @@ class ModelEntry {
 
  private:
   friend class ModelRegistry;
-  std::mutex text_mutex;  // one reader of the header at a time
+  std::mutex text_mutex;                          // one reader of the header at a time
+  mutable std::atomic<uint64_t> header_bytes{0};  // what reading it takes; 0: not known yet
   // Guarded by the registry's mutex.
   std::shared_ptr<const ModelText> text;
   std::shared_ptr<LoadedModel> loaded;
@@ -179,7 +180,12 @@ class ModelRegistry {
   bool trimmed(const ModelEntry& entry) const;
 
  private:
-  Result<std::unique_ptr<CheckedModel>> open_unchanged(const ModelEntry& entry) const;
+  // A file that was checked, with the ledger's part for the copy of its header.
+  struct Opened {
+    Reservation header;  // ends after what it is for
+    std::unique_ptr<CheckedModel> checked;
+  };
+  Result<Opened> open_unchanged(const ModelEntry& entry) const;
   Result<std::shared_ptr<LoadedModel>> load(const EntryPtr& entry, int64_t ctx);
   bool unload_longest_unused(const ModelEntry* except);
   void trim_long_idle(const EntryPtr& entry);

@@ -172,6 +172,36 @@ TEST_F(ModelRegistryTest, IdleModelsMakeRoom) {
   EXPECT_LE(budgets_.back().used(), limit);
 }
 
+TEST_F(ModelRegistryTest, TheHeadersCopyIsInTheLedgerWhileItIsRead) {
+  uint64_t header = 0;
+  {
+    ModelRegistry r = registry();
+    const auto added = r.add(file_, "m", false);
+    ASSERT_TRUE(added) << added.error().what;
+    const auto entry = added.value().entry;
+    EXPECT_EQ(budgets_.back().used(), 0u);
+    ASSERT_TRUE(r.text(entry));
+    EXPECT_EQ(budgets_.back().used(), r.holdings()[0].tables) << "what is left is the tokenizer";
+    r.unload(entry);
+    EXPECT_EQ(budgets_.back().used(), 0u);
+    header = check_model(file_).value()->file.header_bytes();
+  }
+  ASSERT_GT(header, 4096u);
+  // A budget of one byte less cannot even read it; a request to register says so.
+  ModelRegistry small = registry(header - 1);
+  const auto code = [](const auto& result) {
+    return result ? std::string("done") : result.error().code;
+  };
+  EXPECT_EQ(code(small.add(file_, "m", true)), "budget_exceeded");
+  const auto entry = small.add(file_, "m", false);
+  ASSERT_TRUE(entry) << "given at the start it is there, for a larger budget";
+  EXPECT_EQ(code(small.text(entry.value().entry)), "budget_exceeded");
+  EXPECT_EQ(code(small.acquire(entry.value().entry, std::nullopt)), "model_does_not_fit");
+  EXPECT_EQ(budgets_.back().used(), 0u);
+  ModelRegistry enough = registry(header);
+  EXPECT_TRUE(enough.add(file_, "n", true));
+}
+
 TEST_F(ModelRegistryTest, ADamagedListIsPutAside) {
   { std::ofstream(dir_ + "/models.json") << "{\"models\":[{\"name\":\"../../etc\"}]}"; }
   ModelRegistry r = registry();

@@ -192,6 +192,68 @@ class SlowReaders(unittest.TestCase):
             slow[1].c.close()
 
 
+class Ledger(unittest.TestCase):
+    """What connections hold is in the budget."""
+
+    def http(self, d):
+        return d.get("/sluice/v1/budget")[1]["accounted"]["http"]
+
+    def head(self, d, length):
+        c = Client(d.socket)
+        c.s.sendall(("POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n%s\r\n\r\n" %
+                     ("Transfer-Encoding: chunked" if length is None else "Content-Length: %d" % length)).encode())
+        return c
+
+    def test_a_body_is_charged_before_it_comes_and_given_back(self):
+        with Daemon(SLUICED, MODEL, flags=["--budget", "96M"]) as d:
+            kept = self.http(d)
+            self.assertEqual(kept, MIB)
+            c = self.head(d, 4 * MIB)
+            wait_for(lambda: self.http(d) >= 12 * MIB, 10, "the charge")     # the body and what is made of it
+            c.s.sendall(b"x" * MIB)
+            c.close()
+            wait_for(lambda: self.http(d) == kept, 10, "what was charged")
+            body = json.dumps({"prompt": "x" * (2 * MIB), "max_tokens": 1}).encode()
+            self.assertEqual(d.post("/v1/completions", body)[0], 400, "too long for the context, but it was read")
+            wait_for(lambda: self.http(d) == kept, 10, "what was charged")
+
+    def test_a_body_without_room_is_refused_and_nobody_else_is_disturbed(self):
+        with Daemon(SLUICED, MODEL, flags=["--budget", "96M"]) as d:
+            want = complete(d, 1500)
+            got = []
+            run = threading.Thread(target=lambda: got.append(complete(d, 1500)))
+            run.start()
+            wait_for(lambda: any(r["done"] > 5 for r in requests_of(d)), 30, "the first tokens")
+            code, doc, _ = put(d, d.get("/sluice/v1/budget")[1]["floor_bytes"] + 4 * MIB)
+            self.assertEqual(code, 200, doc)
+            c = self.head(d, 7 * MIB)
+            code, headers, body = c.answer()
+            error = json.loads(body)["error"]
+            self.assertEqual((code, error["code"]), (503, "budget_exceeded"), error)
+            self.assertIn("http", error["message"])
+            self.assertIn("retry-after", headers)
+            self.assertEqual(headers["connection"], "close")
+            c.close()
+            # One that does not say how long it is: refused when it has become too long.
+            c = self.head(d, None)
+            piece = b"10000\r\n" + b" " * 65536 + b"\r\n"
+            try:
+                for _ in range(100):
+                    c.s.sendall(piece)
+            except OSError:
+                pass            # refused in the middle
+            code, _, body = c.answer()
+            self.assertEqual((code, json.loads(body)["error"]["code"]), (503, "budget_exceeded"))
+            c.close()
+            run.join(60)
+            self.assertEqual(got, [want])
+            self.assertLessEqual(self.http(d), MIB)
+            self.assertEqual(put(d, "96M")[0], 200)
+            c = self.head(d, 7 * MIB)
+            wait_for(lambda: self.http(d) >= 21 * MIB, 10, "room again")
+            c.close()
+
+
 class SeveralModels(unittest.TestCase):
     @staticmethod
     def larger_model(folder):
