@@ -41,7 +41,7 @@ std::string request_rows(const std::vector<RequestDoc>& requests, int width) {
   for (const RequestDoc& r : requests) {
     rows.push_back({one_line(r.id),
                     one_line(r.model),
-                    one_line(r.phase),
+                    one_line(r.state == "paused" ? r.state : r.phase),
                     progress_text(r),
                     r.position > 0 ? fmt::format("{}", r.position) : "-",
                     format_duration(r.age_ms)});

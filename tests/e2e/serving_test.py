@@ -170,6 +170,8 @@ class SlowReaders(unittest.TestCase):
             slow = SlowReader(d)
             complete(d, 40)
             wait_for(lambda: complete(d, 10) and [r["state"] for r in requests_of(d)] == ["paused"], 60, "a paused one")
+            p = subprocess.run([SLUICE, "--host", d.socket, "ps"], capture_output=True, text=True, timeout=60)
+            self.assertRegex(p.stdout, r"r-\d+ +demo +paused +\d+/\d+")
             slow.c.close()
             t = time.monotonic()
             wait_for(lambda: requests_of(d) == [], 10, "its end")
