@@ -106,12 +106,6 @@ App::App(ServerOptions o, int threads)
     if (now.limit_bytes) e["limit"] = *now.limit_bytes;
     events.publish("budget", std::move(e));
   };
-  memory_watch.request_of = [this](const std::string& model) -> std::string {
-    for (const RunQueue::JobInfo& job : queue.list()) {
-      if (job.running && job.model == model) return job.id;
-    }
-    return {};
-  };
   // Lines may name other users' requests: those who may manage the daemon see them.
   set_log_tap([this](const char* level, std::string line) {
     events.publish("log", {{"level", level}, {"msg", to_valid_utf8(line)}}, ::geteuid());

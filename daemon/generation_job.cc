@@ -329,6 +329,10 @@ void GenerationJob::run() {
   const auto begun = std::chrono::steady_clock::now();
   const bool first = !std::exchange(begun_, true);
   tell(first ? "request.started" : "request.resumed");
+  {
+    const std::lock_guard lock(mutex_);
+    app_.registry.note_request(entry_, queue_id_);
+  }
   progress_told_ = begun;
   note_progress(Phase::kLoad, 0, 0);
   auto loaded = app_.registry.acquire(entry_, spec_.params.ctx);

@@ -211,8 +211,7 @@ void MemoryWatch::tell_blocks() {
          evicted,
          std::move(evictions),
          {{"reason", pressed ? "pressure" : why.data()}});
-    // Null: it ended since.
-    const std::string request = stalls.empty() || !request_of ? "" : request_of(entry->name);
+    const std::string request = registry_.last_request(*entry);
     tell("stall",
          "ms",
          std::round(stalled_ms),

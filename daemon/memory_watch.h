@@ -35,9 +35,6 @@ class MemoryWatch {
   MemoryWatch(const MemoryWatch&) = delete;
   MemoryWatch& operator=(const MemoryWatch&) = delete;
 
-  // The request that computes with a model now, or ""; for stall events. Set before start().
-  std::function<std::string(const std::string& model)> request_of;
-
   // Once, when whoever is told of changes is known.
   void start();
 

@@ -565,6 +565,16 @@ void ModelRegistry::note_pass(const EntryPtr& entry) {
   balance_pins(now_s);
 }
 
+void ModelRegistry::note_request(const EntryPtr& entry, const std::string& id) {
+  const std::lock_guard lock(mutex_);
+  entry->last_request = id;
+}
+
+std::string ModelRegistry::last_request(const ModelEntry& entry) const {
+  const std::lock_guard lock(mutex_);
+  return entry.last_request;
+}
+
 void ModelRegistry::balance_pins(double now_s) {
   struct Holder {
     EntryPtr entry;

@@ -79,6 +79,7 @@ class ModelEntry {
   int users = 0;                                                 // jobs that hold it
   bool ever_used = false;
   PassRate passes;
+  std::string last_request;
   bool trim_done = false;               // since it was used last
   bool trimmed = false;                 // idle for so long that its pins were given back
   const char* evict_reason = "budget";  // why pins of it went last
@@ -159,6 +160,10 @@ class ModelRegistry {
   // most, pins move from models that have more than their share to those that are used more
   // (scheduler/pin_shares).
   void note_pass(const EntryPtr& entry);
+  // The request that computes with it from now on, and the latest one that did; for stall events,
+  // which come a moment later.
+  void note_request(const EntryPtr& entry, const std::string& id);
+  std::string last_request(const ModelEntry& entry) const;
 
   // The memory goes when the running generation, if any, has ended.
   void unload(const EntryPtr& entry);
