@@ -9,6 +9,7 @@
 #include "base/text_escape.h"
 #include "client/interrupt.h"
 #include "client/json_fields.h"
+#include "client/repl_views.h"
 
 namespace sluice {
 namespace {
@@ -26,6 +27,8 @@ constexpr const char* kHelp =
     "  /set K=V           temp, top_p, top_k, min_p, repeat_penalty, seed, max_tokens, ctx; V "
     "empty = default\n"
     "  /show              model, parameters, length of the conversation\n"
+    "  /budget [SIZE]     show the memory budget, or change it while all goes on\n"
+    "  /plan              what other budgets would buy for this model\n"
     "  /stats             show speeds after each answer, or stop showing them\n"
     "  /retry             answer the last message again\n"
     "  /continue          write the last answer on, from where it ended\n"
@@ -41,6 +44,8 @@ const std::vector<std::string>& commands() {
                                                      "/system",
                                                      "/set",
                                                      "/show",
+                                                     "/budget",
+                                                     "/plan",
                                                      "/stats",
                                                      "/retry",
                                                      "/continue",
@@ -53,8 +58,7 @@ const std::vector<std::string>& commands() {
 
 // Of INTERFACE 1.6, not built yet; said plainly instead of being "unknown".
 bool is_planned(const std::string& name) {
-  return name == "/budget" || name == "/plan" || name == "/sessions" || name == "/save" ||
-         name == "/edit";
+  return name == "/sessions" || name == "/save" || name == "/edit";
 }
 
 template <class T>
@@ -92,6 +96,7 @@ Repl::Repl(const Client& client,
            GenerationFlags flags,
            std::string system)
     : client_(client),
+      link_(link),
       generator_(client, link, model, std::move(flags)),
       model_(std::move(model)),
       system_(std::move(system)),
@@ -103,6 +108,14 @@ void Repl::say(const std::string& text) {
 
 void Repl::complain(const std::string& text) {
   write_stderr("  " + one_line(text, client_.terminal.utf8) + "\n");
+}
+
+void Repl::tell(const Answer<std::string>& text, const char* what) {
+  if (text) {
+    write_stderr(text.value());
+  } else {
+    report_failure(client_.globals, what, text.error());
+  }
 }
 
 int Repl::run() {
@@ -187,6 +200,16 @@ Repl::Next Repl::command(const std::string& line) {
   } else if (name == "/stats") {
     generator_.flags().stats = !generator_.flags().stats;
     say(generator_.flags().stats ? "  stats on\n" : "  stats off\n");
+  } else if (name == "/budget") {
+    tell(rest.empty() ? budget_state(link_) : set_budget(link_, rest),
+         rest.empty() ? "budget show" : "budget set");
+  } else if (name == "/plan") {
+    if (!rest.empty()) {
+      complain("/plan takes nothing: it is about this model; other ones: sluice plan MODEL");
+    } else {
+      const Terminal& t = client_.terminal;
+      tell(plan_table(link_, model_, generator_.flags().ctx, t.stdin_tty ? t.width() : 0), "plan");
+    }
   } else if (name == "/undo") {
     undo();
   } else if (name == "/file") {

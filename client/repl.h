@@ -32,12 +32,15 @@ class Repl {
   bool note_interrupt();  // true: twice within a second
   void say(const std::string& text);
   void complain(const std::string& text);
+  // What the daemon said on a question about itself, or why it did not; the conversation goes on.
+  void tell(const Answer<std::string>& text, const char* what);
   void set_parameter(const std::string& assignment);
   void show() const;
   void send_file(const std::string& path);
   void undo();
 
   const Client& client_;
+  const DaemonLink& link_;
   Generator generator_;
   std::string model_;
   std::string system_;

@@ -7,6 +7,7 @@
 #include "base/bytes.h"
 #include "client/client.h"
 #include "client/json_fields.h"
+#include "client/repl_views.h"
 
 namespace sluice {
 namespace {
@@ -114,31 +115,41 @@ std::string changed_text(const json::object& o) {
   return text;
 }
 
+// Of a change that is not in force in time.
+Error late_error(const json::object& doc) {
+  const std::string note = text_field(doc, "note");
+  return Error{"wait_over",
+               fmt::format("not done after {}: {}",
+                           format_duration(integer_field(doc, "elapsed_ms")),
+                           note.empty() ? "the kernel still shows more than the new budget" : note),
+               "sluice budget show"};
+}
+
 // Prints what the daemon said about a change; one that is not in force in time is exit code 7.
 int print_change(const Client& client, json::object doc) {
   const bool late = bool_field(doc, "deadline_missed");
   const std::string note = text_field(doc, "note");
-  const int64_t elapsed_ms = integer_field(doc, "elapsed_ms");
+  const Error late_why = late_error(doc);
   const std::string text = changed_text(doc);
   const int code = client.globals.json ? print_document(client.globals, "budget", std::move(doc))
                    : late              ? 0
                                        : finish_stdout(client.globals, text);
   if (code != 0) return code;
   if (late) {
-    const std::string why = note.empty() ? "the kernel still shows more than the new budget" : note;
-    if (!client.globals.json) {
-      return report_failure(
-          client.globals,
-          "budget set",
-          Error{"wait_over",
-                fmt::format("not done after {}: {}", format_duration(elapsed_ms), why),
-                "sluice budget show"});
-    }
-    return kExitBusy;
+    return client.globals.json ? kExitBusy : report_failure(client.globals, "budget set", late_why);
   }
   if (!note.empty() && !client.globals.quiet && !client.globals.json)
     write_stderr(fmt::format("sluice: {}\n", one_line(note)));
   return 0;
+}
+
+Answer<json::object> call(const DaemonLink& link,
+                          std::string_view method,
+                          const char* path,
+                          const std::optional<json::value>& body = std::nullopt,
+                          int64_t timeout_ms = kAnswerTimeoutMs) {
+  SLUICE_TRY(auto answer, link.call(method, path, body, timeout_ms));
+  return answer.is_object() ? std::move(answer.get_object()) : json::object();
 }
 
 Answer<json::object> call(const Client& client,
@@ -147,8 +158,7 @@ Answer<json::object> call(const Client& client,
                           const std::optional<json::value>& body = std::nullopt,
                           int64_t timeout_ms = kAnswerTimeoutMs) {
   SLUICE_TRY(const auto link, DaemonLink::find(client.globals, DaemonLink::Start::kNever));
-  SLUICE_TRY(auto answer, link.call(method, path, body, timeout_ms));
-  return answer.is_object() ? std::move(answer.get_object()) : json::object();
+  return call(link, method, path, body, timeout_ms);
 }
 
 int show(Client& client, const BudgetFlags&) {
@@ -203,6 +213,24 @@ int history(Client& client, const BudgetFlags&) {
 }
 
 }  // namespace
+
+Answer<std::string> budget_state(const DaemonLink& link) {
+  SLUICE_TRY(const auto doc, call(link, "GET", "/sluice/v1/budget"));
+  return state_text(doc);
+}
+
+Answer<std::string> set_budget(const DaemonLink& link, const std::string& size) {
+  constexpr int64_t kTimeout_ms = 10'000;
+  json::object body{{"ram_bytes", size}, {"timeout_ms", kTimeout_ms}};
+  SLUICE_TRY(const auto doc,
+             call(link,
+                  "PUT",
+                  "/sluice/v1/budget",
+                  json::value(std::move(body)),
+                  kTimeout_ms + kAnswerTimeoutMs));
+  if (bool_field(doc, "deadline_missed")) return Failure(late_error(doc));
+  return changed_text(doc);
+}
 
 void add_budget_verbs(CLI::App& app, Client& client) {
   auto flags = std::make_shared<BudgetFlags>();

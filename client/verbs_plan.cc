@@ -8,6 +8,7 @@
 
 #include "base/bytes.h"
 #include "client/client.h"
+#include "client/repl_views.h"
 #include "daemon/protocol/plan.h"
 
 namespace sluice {
@@ -133,9 +134,10 @@ json::array budgets_json(const std::vector<std::string>& given) {
   return out;
 }
 
+constexpr int64_t kPlanTimeoutMs = 120'000;  // others may be probing, and a tokenizer may be built
+constexpr const char* kDisturbed = "measured while a request ran: ask again when nothing does\n";
+
 int plan(Client& client, const PlanFlags& flags) {
-  constexpr int64_t kPlanTimeoutMs =
-      120'000;  // others may be probing, and a tokenizer may be built
   auto link = DaemonLink::find(client.globals, DaemonLink::Start::kIfNeeded);
   if (!link) return report_failure(client.globals, "plan", link.error());
   json::object body{{"model", model_or_path(flags.model)}, {"kv_type", flags.kv}};
@@ -153,11 +155,24 @@ int plan(Client& client, const PlanFlags& flags) {
   const std::string text =
       plan_text(doc.value(), client.terminal.stdout_tty ? client.terminal.width() : 0);
   if (doc.value().disturbed && !client.globals.quiet)
-    write_stderr("sluice: measured while a request ran: ask again when nothing does\n");
+    write_stderr(std::string("sluice: ") + kDisturbed);
   return finish_stdout(client.globals, text);
 }
 
 }  // namespace
+
+Answer<std::string> plan_table(const DaemonLink& link,
+                               const std::string& model,
+                               std::optional<int64_t> ctx,
+                               int width) {
+  json::object body{{"model", model}};
+  if (ctx) body["ctx"] = *ctx;
+  SLUICE_TRY(const auto answer,
+             link.call("POST", "/sluice/v1/plan", json::value(std::move(body)), kPlanTimeoutMs));
+  const auto doc = plan_from_json(answer);
+  if (!doc) return Failure(doc.error());
+  return plan_text(doc.value(), width) + (doc.value().disturbed ? kDisturbed : "");
+}
 
 void add_plan_verb(CLI::App& app, Client& client) {
   auto flags = std::make_shared<PlanFlags>();

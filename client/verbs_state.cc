@@ -41,7 +41,7 @@ std::string request_rows(const std::vector<RequestDoc>& requests, int width) {
   for (const RequestDoc& r : requests) {
     rows.push_back({one_line(r.id),
                     one_line(r.model),
-                    one_line(r.phase),
+                    one_line(r.state == "paused" ? r.state : r.phase),
                     progress_text(r),
                     r.position > 0 ? fmt::format("{}", r.position) : "-",
                     format_duration(r.age_ms)});
@@ -149,9 +149,10 @@ int status(Client& client, const StateFlags&) {
   row("queue", fmt::format("{} waiting (at most {})", s.queue_waiting, s.queue_max));
   for (const LoadedModelDoc& m : s.models) {
     row("model",
-        fmt::format("{}  {}  {} resident, {} kv, {}",
+        fmt::format("{}  {}{}  {} resident, {} kv, {}",
                     m.name,
                     m.state,
+                    m.trimmed ? ", pins given back" : "",
                     format_bytes(bytes_of(m.resident_bytes)),
                     format_bytes(bytes_of(m.kv_bytes)),
                     until_text(m)));

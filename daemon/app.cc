@@ -6,7 +6,9 @@
 #include <functional>
 #include <string_view>
 
+#include "base/log.h"
 #include "base/process_memory.h"
+#include "base/text_escape.h"
 #include "kernels/kernels.h"
 #include "scheduler/residency.h"
 
@@ -16,8 +18,9 @@ namespace {
 constexpr int kWorkerThreads = 2;
 constexpr auto kRememberFor = std::chrono::seconds(120);
 constexpr size_t kRemembered = 64;
-// Pages of code and heap that the first requests touch after the base was measured (6 MiB seen).
-constexpr uint64_t kBaseGrowth = 8u << 20;
+// Pages of code and heap that the first requests touch after the base was measured (6 MiB seen,
+// with what HttpMemory keeps for them).
+constexpr uint64_t kBaseGrowth = (8u << 20) - HttpMemory::kKept;
 
 }  // namespace
 
@@ -82,12 +85,16 @@ IoOptions remembering(IoOptions io, DepthBook& depths) {
 App::App(ServerOptions o, int threads)
     : options(std::move(o)),
       budget(options.budget_bytes),
+      // Times since 1970 rise faster than maps are asked for and change.
+      residency_log(static_cast<uint64_t>(unix_ms_now())),
       base(budget, kBaseGrowth),
+      http_memory(budget),
       pool(threads),
-      registry(ModelRegistryOptions{options.state_dir,
+       registry(ModelRegistryOptions{options.state_dir,
                                     options.default_ctx,
                                     options.keep_alive_ms,
-                                    remembering(options.io, depths)},
+                                    remembering(options.io, depths),
+                                    options.idle_trim_ms},
                budget,
                pool),
       measurements(options.state_dir),
@@ -112,8 +119,14 @@ App::App(ServerOptions o, int threads)
     if (now.limit_bytes) e["limit"] = *now.limit_bytes;
     events.publish("budget", std::move(e));
   };
+  // Lines may name other users' requests: those who may manage the daemon see them.
+  set_log_tap([this](const char* level, std::string line) {
+    events.publish("log", {{"level", level}, {"msg", to_valid_utf8(line)}}, ::geteuid());
+  });
   memory_watch.start();
 }
+
+App::~App() { set_log_tap(nullptr); }
 
 bool App::may_manage(uint32_t uid) const { return uid == 0 || uid == ::geteuid(); }
 
@@ -124,9 +137,10 @@ std::vector<RequestDoc> App::requests(uint32_t uid) const {
     RequestDoc d;
     d.id = job.id;
     d.model = job.model;
-    d.state = job.running ? "running" : "queued";
-    d.phase = phase_name(job.running ? Phase::kLoad : Phase::kQueued);
-    if (const auto p = progress.find(job.id); p && job.running) {
+    const bool begun = job.running || job.parked;
+    d.state = job.running ? "running" : job.parked ? "paused" : "queued";
+    d.phase = phase_name(begun ? Phase::kLoad : Phase::kQueued);
+    if (const auto p = progress.find(job.id); p && begun) {
       d.phase = phase_name(p->phase.load(std::memory_order_relaxed));
       d.done = p->done.load(std::memory_order_relaxed);
       d.total = p->total.load(std::memory_order_relaxed);

@@ -16,11 +16,13 @@
 
 #include "daemon/budget_control.h"
 #include "daemon/event_bus.h"
+#include "daemon/http_memory.h"
 #include "daemon/http_message.h"
 #include "daemon/measurements.h"
 #include "daemon/memory_watch.h"
 #include "daemon/model_registry.h"
 #include "daemon/protocol/native.h"
+#include "daemon/residency_log.h"
 #include "daemon/server.h"
 #include "daemon/worker.h"
 #include "scheduler/run_queue.h"
@@ -84,12 +86,15 @@ class FailedAnswers {
 
 struct App {
   App(ServerOptions o, int threads);
+  ~App();
 
   const ServerOptions options;
   const std::chrono::steady_clock::time_point started = std::chrono::steady_clock::now();
   Budget budget;
   EventBus events;
+  ResidencyLog residency_log;
   ProcessBase base;  // the process itself and the ledger's headroom
+  HttpMemory http_memory;
   ThreadPool pool;
   DepthBook depths;  // of the disks that models were read from
   ModelRegistry registry;

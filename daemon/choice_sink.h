@@ -41,6 +41,7 @@ class ChoiceSink final : public TokenSink {
   bool on_token(const Sampled& token) override;
   void on_prefill(int64_t done, int64_t total) override;
   void on_prompt_logprob(int64_t i, const Sampled& token) override;
+  bool stopped() const { return matcher_.matched(); }  // a stop string has ended it
   // After the last token: what was held back.
   void finish();
 

@@ -9,7 +9,6 @@
 
 #include "base/log.h"
 #include "daemon/answer.h"
-#include "daemon/choice_sink.h"
 
 namespace sluice {
 namespace {
@@ -67,7 +66,8 @@ GenerationJob::GenerationJob(App& app, HttpRequest request, bool chat)
       uid_(request.uid),
       request_id_(request.id),
       key_(request_key(request)),
-      body_(std::move(request.body)) {}
+      body_(std::move(request.body)),
+      memory_(app.http_memory) {}
 
 void GenerationJob::start(std::function<void()> wake) {
   {
@@ -104,16 +104,32 @@ GenerationJob::Snapshot GenerationJob::snapshot() const {
 
 std::vector<Delta> GenerationJob::take() {
   std::vector<Delta> out;
+  std::string back;
   {
     const std::lock_guard lock(mutex_);
     out.swap(deltas_);
     buffered_bytes_ = 0;
+    if (std::exchange(aside_, false)) back = queue_id_;
   }
   drained_.notify_all();
+  if (!back.empty()) app_.queue.resume(back);
   return out;
 }
 
+// Room for the answer on its way. Errors: budget_exceeded; the request's answer is then 503.
+Result<void> GenerationJob::hold_room(uint64_t bytes) {
+  auto held = memory_.grow_to(bytes);
+  if (!held) no_room_ = held.error();
+  return held;
+}
+
 ApiError GenerationJob::api_error(Error error) const {
+  if (no_room_ && error.code == "budget_exceeded") {
+    ApiError busy{.error = std::move(error)};
+    busy.status = 503;
+    busy.retry_after_s = app_.queue.retry_after_s();
+    return busy;
+  }
   if (error.code == "cancelled" && app_.draining.load()) {
     error = Error{"shutting_down", "the daemon is shutting down"};
   } else if (error.code == "budget_exceeded" || error.code == "budget_below_floor") {
@@ -188,6 +204,9 @@ Result<void> GenerationJob::prepare_all() {
     spec_ready_ = true;
   }
   if (cancel_->cancelled()) return Error{"cancelled", "the client left"};
+  if (spec_.params.stream) {
+    SLUICE_TRY(hold_room(HttpMemory::kStreamCopies * app_.options.http.stream_buffer_bytes));
+  }
   SLUICE_TRY(text_, app_.registry.text(entry_));
   SLUICE_TRY(tokenize(chat));
   seed_ = spec_.params.seed ? *spec_.params.seed : random_seed();
@@ -273,17 +292,60 @@ void GenerationJob::tell(std::string_view type, boost::json::object more) const 
   app_.events.publish(type, std::move(more), uid_);
 }
 
+// Listings and heartbeats read the numbers when they want; events of them come at most twice a
+// second, however many tokens do.
+void GenerationJob::note_progress(Phase phase, int64_t done, int64_t total) {
+  constexpr auto kEvery = std::chrono::milliseconds(500);
+  progress_->set(phase, done, total);
+  const auto now = std::chrono::steady_clock::now();
+  if (now - progress_told_ < kEvery) return;
+  progress_told_ = now;
+  tell("request.progress", {{"phase", phase_name(phase)}, {"done", done}, {"total", total}});
+}
+
+// What the engine gives goes to the choice's sink, and is kept to go on from.
+class GenerationJob::Recorder final : public TokenSink {
+ public:
+  Recorder(GenerationJob& job, bool goes_on) : job_(job), goes_on_(goes_on) {}
+  bool on_token(const Sampled& token) override {
+    job_.generated_.push_back(token.id);
+    return job_.sink_->on_token(token);
+  }
+  void on_prefill(int64_t done, int64_t total) override {
+    // Going on, it is not the prompt that is read.
+    if (!goes_on_) return job_.sink_->on_prefill(done, total);
+    job_.app_.registry.note_pass(job_.entry_);
+  }
+  void on_prompt_logprob(int64_t i, const Sampled& token) override {
+    job_.sink_->on_prompt_logprob(i, token);
+  }
+
+ private:
+  GenerationJob& job_;
+  const bool goes_on_;
+};
+
 void GenerationJob::run() {
   const auto begun = std::chrono::steady_clock::now();
-  tell("request.started");
-  progress_->set(Phase::kLoad, 0, 0);
+  const bool first = !std::exchange(begun_, true);
+  tell(first ? "request.started" : "request.resumed");
+  {
+    const std::lock_guard lock(mutex_);
+    app_.registry.note_request(entry_, queue_id_);
+  }
+  progress_told_ = begun;
+  note_progress(Phase::kLoad, 0, 0);
   auto loaded = app_.registry.acquire(entry_, spec_.params.ctx);
   if (!loaded) return finish(api_error(std::move(loaded).error()));
-  {
+  if (first) {
     const std::lock_guard lock(mutex_);
     timings_.queue_ms = ms_between(arrived_, begun);
     timings_.load_ms = ms_between(begun, std::chrono::steady_clock::now());
   }
+  // Where rotations depend on how long the text will be, a text that is computed in two calls may
+  // be another one: such a generation waits where it is.
+  can_step_aside_ = spec_.params.stream &&
+                    loaded.value()->model->hparams().rope_scaling != kernels::RopeScaling::kDynamic;
   std::optional<ApiError> error;
   try {
     auto done = generate_all(*loaded.value());
@@ -294,16 +356,31 @@ void GenerationJob::run() {
                          Error{"internal", "the daemon failed on this request; its log says more"}};
   }
   loaded.value().reset();
-  app_.registry.release(entry_, spec_.params.keep_alive_ms, true);
+  const bool aside = !error && choice_ < spec_.n_choices();
+  // The one that stands aside will be back: it does not end the model's stay.
+  app_.registry.release(entry_, aside ? std::nullopt : spec_.params.keep_alive_ms, true);
   app_.keep_alive_changed();
+  if (aside) return step_aside();
+  sink_.reset();
   text_.reset();
   finish(std::move(error));
 }
 
+void GenerationJob::step_aside() {
+  std::string id;
+  bool taken = false;
+  app_.queue.park();
+  {
+    const std::lock_guard lock(mutex_);
+    id = queue_id_;
+    taken = buffered_bytes_ == 0;  // meanwhile
+    aside_ = !taken;
+  }
+  tell("request.paused");
+  if (taken) app_.queue.resume(id);
+}
+
 Result<void> GenerationJob::generate_all(LoadedModel& loaded) {
-  Sums sum;
-  int64_t prompt_tokens = 0;
-  int64_t choice = 0;
   // Written to on disk since it was checked: what is mapped is not what was registered.
   const auto unchanged = [&]() -> Result<void> {
     auto same = loaded.model->still_unchanged();
@@ -312,23 +389,24 @@ Result<void> GenerationJob::generate_all(LoadedModel& loaded) {
     return same;
   };
   SLUICE_TRY(unchanged());
-  for (const PromptIds& prompt : prompts_) {
-    prompt_tokens += static_cast<int64_t>(prompt.ids.size());
-    for (int i = 0; i < spec_.params.n; ++i) {
-      auto generated = generate_choice(*loaded.engine, prompt, choice++, sum);
-      if (!generated && generated.error().code == "io.changed") app_.registry.unload(entry_);
-      SLUICE_TRY(std::move(generated));
-    }
+  stepping_aside_ = false;
+  while (choice_ < spec_.n_choices() && !stepping_aside_) {
+    auto generated =
+        generate_choice(*loaded.engine, prompts_[static_cast<size_t>(choice_ / spec_.params.n)]);
+    if (!generated && generated.error().code == "io.changed") app_.registry.unload(entry_);
+    SLUICE_TRY(std::move(generated));
   }
   SLUICE_TRY(unchanged());
+  int64_t prompt_tokens = 0;
+  for (const PromptIds& prompt : prompts_) prompt_tokens += static_cast<int64_t>(prompt.ids.size());
   const std::lock_guard lock(mutex_);
-  usage_ = {prompt_tokens, sum.completion_tokens, sum.cached_tokens};
-  timings_.prefill_ms = static_cast<int64_t>(sum.prefill_ms);
-  timings_.decode_ms = static_cast<int64_t>(sum.decode_ms);
-  if (sum.prefill_ms > 0)
-    timings_.prefill_tps = static_cast<double>(sum.computed_tokens) * 1000 / sum.prefill_ms;
-  if (sum.decode_ms > 0)
-    timings_.decode_tps = static_cast<double>(sum.completion_tokens) * 1000 / sum.decode_ms;
+  usage_ = {prompt_tokens, sum_.completion_tokens, sum_.cached_tokens};
+  timings_.prefill_ms = static_cast<int64_t>(sum_.prefill_ms);
+  timings_.decode_ms = static_cast<int64_t>(sum_.decode_ms);
+  if (sum_.prefill_ms > 0)
+    timings_.prefill_tps = static_cast<double>(sum_.computed_tokens) * 1000 / sum_.prefill_ms;
+  if (sum_.decode_ms > 0)
+    timings_.decode_tps = static_cast<double>(sum_.completion_tokens) * 1000 / sum_.decode_ms;
   return success();
 }
 
@@ -348,62 +426,109 @@ GenerationRequest GenerationJob::engine_request(const PromptIds& prompt, int64_t
   return r;
 }
 
-Result<void> GenerationJob::generate_choice(Engine& engine,
-                                            const PromptIds& prompt,
-                                            int64_t choice,
-                                            Sums& sum) {
-  const GenerationRequest request = engine_request(prompt, choice);
-  progress_->set(Phase::kPrefill, 0, static_cast<int64_t>(request.prompt.size()));
+void GenerationJob::begin_choice(const GenerationRequest& request, const PromptIds& prompt) {
+  note_progress(Phase::kPrefill, 0, static_cast<int64_t>(request.prompt.size()));
   ChoiceSink::Options options;
   options.stops = stops_;
   options.logprobs = spec_.params.logprobs;
   options.echo = spec_.echo;
   options.echo_text = prompt.echo_text;
   if (request.echo_logprobs) options.prompt = request.prompt;
-  ChoiceSink sink(
+  generated_.clear();
+  sink_ = std::make_unique<ChoiceSink>(
       text_->tokenizer(),
       std::move(options),
-      [&](std::string text, std::vector<TokenLogprob> logprobs) {
+      [this, choice = choice_](std::string text, std::vector<TokenLogprob> logprobs) {
         return emit({choice, std::move(text), std::move(logprobs), {}});
       },
-      [&](int64_t done, int64_t total) { progress_->set(Phase::kPrefill, done, total); },
-      [&](int64_t n) {
+      [this](int64_t done, int64_t total) {
+        app_.registry.note_pass(entry_);
+        note_progress(Phase::kPrefill, done, total);
+      },
+      [this, choice = choice_, most = request.max_tokens](int64_t n) {
+        if (n > 1) app_.registry.note_pass(entry_);  // the first token is the prompt's last pass
         if (n == 1 && choice == 0) {
           const std::lock_guard lock(mutex_);
           timings_.ttft_ms = ms_between(arrived_, std::chrono::steady_clock::now());
         }
-        progress_->set(Phase::kDecode, n, request.max_tokens);
+        note_progress(Phase::kDecode, n, most);
       });
-  SLUICE_TRY(const GenerationStats stats, engine.generate(request, sink, *cancel_));
+}
+
+// The first choice that is not complete: to its end, or until it steps aside.
+Result<void> GenerationJob::generate_choice(Engine& engine, const PromptIds& prompt) {
+  GenerationRequest request = engine_request(prompt, choice_);
+  const int64_t max_tokens = request.max_tokens;
+  const bool goes_on = sink_ != nullptr;
+  if (goes_on) {
+    request.prompt.insert(request.prompt.end(), generated_.begin(), generated_.end());
+    request.n_generated = generated_.size();
+    request.max_tokens -= static_cast<int64_t>(generated_.size());
+    request.echo_logprobs = false;
+  } else {
+    begin_choice(request, prompt);
+  }
+  Recorder recorder(*this, goes_on);
+  SLUICE_TRY(const GenerationStats stats, engine.generate(request, recorder, *cancel_));
   app_.measurements.learn(engine.model(), stats, compute_signature(app_.pool.n_threads()));
-  sink.finish();
+  sum_.decode_ms += stats.decode_ms;
+  sum_.completion_tokens += stats.completion_tokens;
+  if (!goes_on) {
+    sum_.computed_tokens += stats.prompt_tokens - stats.cached_tokens;
+    // Later choices of a prompt always find it there: only the first tells what was reused.
+    if (choice_ % spec_.params.n == 0) sum_.cached_tokens += stats.cached_tokens;
+    sum_.prefill_ms += stats.prefill_ms;
+  }
   if (cancel_->cancelled()) return Error{"cancelled", "the request was cancelled"};
-  sum.computed_tokens += stats.prompt_tokens - stats.cached_tokens;
-  // Later choices of a prompt always find it there: only the first tells what was reused.
-  if (choice % spec_.params.n == 0) sum.cached_tokens += stats.cached_tokens;
-  sum.completion_tokens += stats.completion_tokens;
-  sum.prefill_ms += stats.prefill_ms;
-  sum.decode_ms += stats.decode_ms;
-  emit({choice, {}, {}, stats.finish == FinishReason::kLength ? "length" : "stop"});
+  if (no_room_) return *no_room_;
+  const bool at_limit = static_cast<int64_t>(generated_.size()) >= max_tokens;
+  if (stepping_aside_ && !at_limit && !sink_->stopped()) return success();
+  sink_->finish();
+  if (cancel_->cancelled()) return Error{"cancelled", "the request was cancelled"};
+  if (no_room_) return *no_room_;
+  const bool by_length =
+      stats.finish == FinishReason::kLength || (stepping_aside_ && at_limit && !sink_->stopped());
+  emit({choice_, {}, {}, by_length ? "length" : "stop"});
+  sink_.reset();
+  ++choice_;
   return success();
 }
 
 bool GenerationJob::emit(Delta delta) {
+  constexpr uint64_t kStep = 256u << 10;
   std::function<void()> wake;
+  bool go_on = true;
+  if (!spec_.params.stream) {
+    // A document is kept whole until it is complete.
+    document_bytes_ += HttpMemory::kDocumentCopies * weight(delta);
+    if (no_room_ || (document_bytes_ > memory_.bytes() && !hold_room(document_bytes_ + kStep)))
+      return false;
+  }
   {
     std::unique_lock lock(mutex_);
-    // A plain answer is taken as it comes too: only a client that does not read makes a stream wait
-    // here. Looked at now and then besides being told: the queue sets the cancel token without us.
-    while (buffered_bytes_ >= app_.options.http.stream_buffer_bytes && !cancel_->cancelled()) {
-      drained_.wait_for(lock, std::chrono::milliseconds(100));
-    }
     if (cancel_->cancelled()) return false;
     buffered_bytes_ += weight(delta);
     deltas_.push_back(std::move(delta));
     wake = wake_;
   }
   wake();
-  return true;
+  {
+    std::unique_lock lock(mutex_);
+    // A plain answer is taken as it comes too: only a client that does not read makes a stream wait
+    // here. Looked at now and then besides being told: the queue sets the cancel token without us,
+    // and others come to it. A reader that is merely late is given two looks.
+    for (int looks = 0; !stepping_aside_ && !cancel_->cancelled() &&
+                        buffered_bytes_ >= app_.options.http.stream_buffer_bytes;
+         ++looks) {
+      if (looks >= 2 && can_step_aside_ && app_.queue.waiting() > 0) {
+        go_on = false;
+        break;
+      }
+      drained_.wait_for(lock, std::chrono::milliseconds(100));
+    }
+  }
+  if (!go_on) stepping_aside_ = true;
+  return !stepping_aside_ && !cancel_->cancelled();
 }
 
 }  // namespace sluice

@@ -1,7 +1,8 @@
 // One chat or completion request on its way: read and tokenized on a worker, admitted to the run
-// queue, generated on the queue's thread, taken piece by piece by the session. The generating
-// thread waits while the session holds more than the stream's buffer. Thread-safe; lives as long as
-// the longest of its users.
+// queue, generated on the queue's thread, taken piece by piece by the session. While the session
+// holds more than the stream's buffer the generation waits, and as soon as somebody else wants to
+// run it steps aside between two passes (RunQueue::park) and goes on, with the same text, once the
+// session has taken what there was. Thread-safe; lives as long as the longest of its users.
 #pragma once
 
 #include <chrono>
@@ -15,6 +16,7 @@
 #include <vector>
 
 #include "daemon/app.h"
+#include "daemon/choice_sink.h"
 #include "daemon/http_message.h"
 #include "daemon/protocol/messages.h"
 #include "scheduler/engine.h"
@@ -72,6 +74,7 @@ class GenerationJob : public std::enable_shared_from_this<GenerationJob> {
     int64_t computed_tokens = 0, cached_tokens = 0, completion_tokens = 0;
     double prefill_ms = 0, decode_ms = 0;
   };
+  class Recorder;
   struct PromptIds {
     std::vector<TokenId> ids;
     std::string echo_text;
@@ -86,13 +89,18 @@ class GenerationJob : public std::enable_shared_from_this<GenerationJob> {
   // On the queue's thread.
   void run();
   void tell(std::string_view type, boost::json::object more = {}) const;
+  void note_progress(Phase phase, int64_t done, int64_t total);
   Result<void> generate_all(LoadedModel& loaded);
-  Result<void> generate_choice(Engine& engine, const PromptIds& prompt, int64_t choice, Sums& sum);
+  Result<void> generate_choice(Engine& engine, const PromptIds& prompt);
   GenerationRequest engine_request(const PromptIds& prompt, int64_t choice) const;
-  // Waits while the buffer is full. False when cancelled.
+  void begin_choice(const GenerationRequest& request, const PromptIds& prompt);
+  void step_aside();
+  // Waits while the buffer is full and nobody else wants to run. False when cancelled or when this
+  // generation is to step aside; the piece is in the buffer all the same, unless cancelled.
   bool emit(Delta delta);
   void finish(std::optional<ApiError> error);
   ApiError api_error(Error error) const;
+  Result<void> hold_room(uint64_t bytes);
 
   App& app_;
   const bool chat_;
@@ -103,7 +111,12 @@ class GenerationJob : public std::enable_shared_from_this<GenerationJob> {
   const std::chrono::steady_clock::time_point arrived_ = std::chrono::steady_clock::now();
   const std::shared_ptr<Progress> progress_ = std::make_shared<Progress>();
   const std::shared_ptr<CancelToken> cancel_ = std::make_shared<CancelToken>();
+  // Of the worker, then of the queue's thread: the answer on its way, in the ledger.
+  HttpHold memory_;
+  uint64_t document_bytes_ = 0;
+  std::optional<Error> no_room_;  // for the answer
   uint64_t seed_ = 0;
+  std::chrono::steady_clock::time_point progress_told_{};  // of the queue's thread
 
   // Written by prepare(), constant from admission on.
   GenerationSpec spec_;
@@ -112,6 +125,15 @@ class GenerationJob : public std::enable_shared_from_this<GenerationJob> {
   std::vector<PromptIds> prompts_;
   std::vector<std::string> stops_;
   std::optional<int64_t> ctx_limit_;
+
+  // Of the queue's thread: how far it is, also while it stands aside.
+  bool begun_ = false;
+  Sums sum_;
+  int64_t choice_ = 0;                // the first that is not complete
+  std::unique_ptr<ChoiceSink> sink_;  // of choice_, once begun
+  std::vector<TokenId> generated_;    // of choice_
+  bool can_step_aside_ = false;
+  bool stepping_aside_ = false;
 
   mutable std::mutex mutex_;
   std::condition_variable drained_;
@@ -124,6 +146,7 @@ class GenerationJob : public std::enable_shared_from_this<GenerationJob> {
   size_t position_ = 0;
   std::vector<Delta> deltas_;
   size_t buffered_bytes_ = 0;
+  bool aside_ = false;  // take() brings it back
   Usage usage_;
   Timings timings_;
 };

@@ -56,9 +56,11 @@ Result<void> check_content(const ParsedHead& head) {
 
 }  // namespace
 
+// Held until the answer is complete: prompts and documents made of a body live as long.
 class HttpSession::BodyHold {
  public:
-  explicit BodyHold(SessionShared& shared) : shared_(shared) {}
+  explicit BodyHold(SessionShared& shared)
+      : memory(std::make_shared<HttpHold>(shared.app.http_memory)), shared_(shared) {}
   ~BodyHold() { shared_.bodies_in_flight_bytes -= bytes_; }
   BodyHold(const BodyHold&) = delete;
   BodyHold& operator=(const BodyHold&) = delete;
@@ -72,6 +74,8 @@ class HttpSession::BodyHold {
     bytes_ = bytes;
     return success();
   }
+
+  const std::shared_ptr<HttpHold> memory;
 
  private:
   SessionShared& shared_;
@@ -175,10 +179,39 @@ asio::awaitable<Result<std::optional<ParsedHead>>> HttpSession::read_head() {
   }
 }
 
+// Room in the budget for a body of `bytes`. Pins and idle models make room on a worker, which may
+// take as long as a slow disk: this thread answers everybody else meanwhile.
+asio::awaitable<Result<void>> HttpSession::reserve_body(BodyHold& hold, uint64_t bytes) {
+  const uint64_t want = bytes * HttpMemory::kBodyCopies;
+  if (hold.memory->take_to(want)) co_return success();
+  // Both outlive a session that ends meanwhile.
+  auto grown = std::make_shared<std::optional<Result<void>>>();
+  const auto executor = socket_.get_executor();
+  shared_.app.worker.post([memory = hold.memory, grown, want, executor, weak = weak_from_this()] {
+    Result<void> result = memory->grow_to(want);
+    asio::post(executor, [grown, result = std::move(result), weak] {
+      *grown = result;
+      if (const auto self = weak.lock()) self->wake_.cancel();
+    });
+  });
+  while (!*grown && socket_.is_open()) {
+    wake_.expires_at(SteadyClock::time_point::max());
+    co_await wake_.async_wait(kAwait);
+  }
+  if (!*grown) co_return Error{"cancelled", "the connection ended"};
+  co_return **grown;
+}
+
 asio::awaitable<Result<bool>> HttpSession::read_body(const BodyPlan& plan,
                                                      BodyHold& hold,
                                                      std::string& body) {
+  constexpr uint64_t kStep = 256u << 10;  // of a body whose length is not said
   set_stage(Stage::kBody);
+  deadline_ = SteadyClock::time_point::max();  // whatever follows is our time, not the client's
+  if (!plan.chunked && plan.length > 0) {
+    auto reserved = co_await reserve_body(hold, plan.length);
+    if (!reserved) co_return std::move(reserved).error();
+  }
   const auto total = SteadyClock::now() + std::chrono::milliseconds(limits_.body_total_ms);
   if (plan.expects_continue) {
     const bool sent = co_await write("HTTP/1.1 100 Continue\r\n\r\n");
@@ -200,6 +233,13 @@ asio::awaitable<Result<bool>> HttpSession::read_body(const BodyPlan& plan,
     if (auto held = hold.grow_to(body.size() + buffer_.size(), limits_.bodies_in_flight_bytes);
         !held) {
       co_return std::move(held).error();
+    }
+    if (plan.chunked) {
+      const uint64_t come = body.size() + buffer_.size();
+      const uint64_t want = std::min((come / kStep + 1) * kStep, limits_.body_bytes + kStep);
+      deadline_ = SteadyClock::time_point::max();
+      auto reserved = co_await reserve_body(hold, come < kReadBytes ? kReadBytes : want);
+      if (!reserved) co_return std::move(reserved).error();
     }
     deadline_ =
         std::min(total, SteadyClock::now() + std::chrono::milliseconds(limits_.body_idle_ms));
@@ -371,6 +411,8 @@ asio::awaitable<bool> HttpSession::refuse(Error error) {
   request.keep_alive = false;
   timed_out_ = false;
   ApiError e{.error = std::move(error)};
+  // A body there is no room for now; later there may be.
+  if (e.error.code == "budget_exceeded") e.status = 503;
   if (e.http_status() == 503) e.retry_after_s = 1;
   co_await respond(error_response(e, request.id), request);
   co_return false;

@@ -127,6 +127,9 @@ Result<ServerOptions> server_options(const DaemonCommand& command) {
   const bool found = config.is_auto("stream.io_threads");
   options.io.n_threads = found ? 0 : static_cast<int>(config.integer("stream.io_threads"));
   options.keep_alive_ms = config.duration_ms("models.keep_alive");
+  // A hundred years are as good as for ever, and no clock overflows.
+  constexpr int64_t kCentury_ms = int64_t{100} * 365 * 24 * 3600 * 1000;
+  options.idle_trim_ms = std::min(config.duration_ms("models.idle_trim"), kCentury_ms);
   options.drain_ms = std::max<int64_t>(0, config.duration_ms("daemon.drain"));
   if (!config.is_auto("daemon.idle_exit"))
     options.idle_exit_ms = config.duration_ms("daemon.idle_exit");
@@ -224,11 +227,14 @@ int serve(const DaemonCommand& command) {
       command);  // before any other thread, so that all of them inherit its signal mask
   auto server = Server::create(std::move(o));
   if (!server) return fail("start", server.error());
+  reload.set_on_reload(
+      [&](json::object what) { server.value()->publish("config.reloaded", std::move(what)); });
   const int code = server.value()->run([&] {
     spdlog::info("listening socket={} pid={}", escape_text(socket_path, 200), ::getpid());
     notify_service_manager("READY=1\nSTATUS=listening");
   });
   notify_service_manager("STOPPING=1");
+  reload.set_on_reload(nullptr);  // the server goes before it does
   return code;
 }
 

@@ -193,14 +193,30 @@ void MemoryWatch::tell_blocks() {
       }
     }
     before = std::move(now);
-    const auto tell = [&](const char* type, const char* key, json::value sum, json::array list) {
+    const auto tell = [&](const char* type,
+                          const char* key,
+                          json::value sum,
+                          json::array list,
+                          json::object more = {}) {
       if (list.empty()) return;
-      events_.publish(type,
-                      {{"model", entry->name}, {key, std::move(sum)}, {"blocks", std::move(list)}});
+      json::object e{{"model", entry->name}, {key, std::move(sum)}, {"blocks", std::move(list)}};
+      for (auto& item : more) e[item.key()] = std::move(item.value());
+      events_.publish(type, std::move(e));
     };
     tell("block.load", "bytes", loaded, std::move(loads));
-    tell("block.evict", "bytes", evicted, std::move(evictions));
-    tell("stall", "ms", std::round(stalled_ms), std::move(stalls));
+    const std::string_view why = registry_.evict_reason(*entry);
+    const bool pressed = why == "budget" && level_.load() != PressureLevel::kNone;
+    tell("block.evict",
+         "bytes",
+         evicted,
+         std::move(evictions),
+         {{"reason", pressed ? "pressure" : why.data()}});
+    const std::string request = registry_.last_request(*entry);
+    tell("stall",
+         "ms",
+         std::round(stalled_ms),
+         std::move(stalls),
+         {{"request", request.empty() ? json::value(nullptr) : json::value(request)}});
   }
 }
 

@@ -100,6 +100,12 @@ bool too_small(const Error& e) {
   return e.code == "budget_exceeded" || e.code == "budget_below_floor";
 }
 
+Error does_not_fit(Error e) {
+  e.code = "model_does_not_fit";
+  if (e.hint.empty()) e.hint = "ask for a smaller ctx, or start the daemon with a larger --budget";
+  return e;
+}
+
 int64_t unix_seconds() {
   return std::chrono::duration_cast<std::chrono::seconds>(
              std::chrono::system_clock::now().time_since_epoch())
@@ -204,7 +210,12 @@ Result<ModelRegistry::Added> ModelRegistry::add(const std::string& path,
                  fmt::format("the name {} is taken by {}", name, escape_text(old->path, 400)),
                  "choose another name, or remove that model first"};
   }
+  SLUICE_TRY(Reservation header, budget_.reserve(0, MemoryClass::kTokenizer));
   SLUICE_TRY(const auto checked, check_model(path));
+  // Its size is known only now. A model given at the start is not refused for the moment in which
+  // nothing else is held yet.
+  if (auto held = header.resize(checked->file.header_bytes()); !held && persistent)
+    return std::move(held).error();
   const ModelIdentity identity = identity_of(*checked);
   if (old && old->identity == identity) return Added{old, false};
   for (const std::string& w : checked->file.warnings()) spdlog::warn("{} model={}", w, name);
@@ -334,7 +345,8 @@ ModelDoc ModelRegistry::doc(const ModelEntry& e) const {
 }
 
 Result<json::object> ModelRegistry::details(const EntryPtr& entry) const {
-  SLUICE_TRY(const auto checked, open_unchanged(*entry));
+  SLUICE_TRY(const Opened opened, open_unchanged(*entry));
+  const auto& checked = opened.checked;
   json::object out{{"schema", "sluice.model.v1"}};
   for (auto& item : to_json(doc(*entry))) out[item.key()] = item.value();
   json::object metadata;
@@ -375,6 +387,8 @@ std::vector<LoadedModelDoc> ModelRegistry::loaded_docs() const {
     d.resident_bytes = static_cast<int64_t>(memory.weights_resident + memory.ring + memory.kv +
                                             memory.activations);
     d.kv_bytes = static_cast<int64_t>(memory.kv);
+    d.pinned_bytes = static_cast<int64_t>(memory.weights_resident);
+    d.trimmed = e->trimmed;
     d.ctx = e->loaded->engine->max_seq_len();
     if (e->users == 0 && e->expires) {
       d.expires_in_ms = std::max<int64_t>(
@@ -385,8 +399,12 @@ std::vector<LoadedModelDoc> ModelRegistry::loaded_docs() const {
   return out;
 }
 
-Result<std::unique_ptr<CheckedModel>> ModelRegistry::open_unchanged(const ModelEntry& entry) const {
+Result<ModelRegistry::Opened> ModelRegistry::open_unchanged(const ModelEntry& entry) const {
+  SLUICE_TRY(Reservation header,
+             budget_.reserve(entry.header_bytes.load(), MemoryClass::kTokenizer));
   SLUICE_TRY(auto checked, check_model(entry.path));
+  SLUICE_TRY(header.resize(checked->file.header_bytes()));
+  entry.header_bytes.store(header.bytes());
   if (identity_of(*checked) != entry.identity) {
     Error e{
         "model_changed",
@@ -396,7 +414,7 @@ Result<std::unique_ptr<CheckedModel>> ModelRegistry::open_unchanged(const ModelE
         fmt::format("sluice models add {} --name {}", escape_text(entry.path, 400), entry.name)};
     return e;
   }
-  return checked;
+  return Opened{std::move(header), std::move(checked)};
 }
 
 Result<std::shared_ptr<const ModelText>> ModelRegistry::text(const EntryPtr& entry) {
@@ -405,10 +423,10 @@ Result<std::shared_ptr<const ModelText>> ModelRegistry::text(const EntryPtr& ent
     const std::lock_guard lock(mutex_);
     if (entry->text) return entry->text;
   }
-  SLUICE_TRY(const auto checked, open_unchanged(*entry));
-  auto made = ModelText::create(*checked, budget_);
+  SLUICE_TRY(const Opened opened, open_unchanged(*entry));
+  auto made = ModelText::create(*opened.checked, budget_);
   while (!made && too_small(made.error()) && unload_longest_unused(entry.get())) {
-    made = ModelText::create(*checked, budget_);
+    made = ModelText::create(*opened.checked, budget_);
   }
   SLUICE_TRY(auto text, std::move(made));
   const std::lock_guard lock(mutex_);
@@ -445,8 +463,9 @@ Result<std::shared_ptr<LoadedModel>> ModelRegistry::load(const EntryPtr& entry, 
     old.swap(entry->loaded);
   }
   if (!model) {
-    SLUICE_TRY(auto checked, open_unchanged(*entry));
-    SLUICE_TRY(model, Model::load(std::move(checked)));
+    auto opened = open_unchanged(*entry);
+    if (!opened) return too_small(opened.error()) ? does_not_fit(opened.error()) : opened.error();
+    SLUICE_TRY(model, Model::load(std::move(opened.value().checked)));
   }
   EngineOptions options;
   options.max_seq_len = ctx;
@@ -462,11 +481,7 @@ Result<std::shared_ptr<LoadedModel>> ModelRegistry::load(const EntryPtr& entry, 
     }
     if (!too_small(engine.error())) return engine.error();
     if (unload_longest_unused(entry.get())) continue;
-    Error e = std::move(engine).error();
-    e.code = "model_does_not_fit";
-    if (e.hint.empty())
-      e.hint = "ask for a smaller ctx, or start the daemon with a larger --budget";
-    return e;
+    return does_not_fit(std::move(engine).error());
   }
 }
 
@@ -477,6 +492,8 @@ Result<std::shared_ptr<LoadedModel>> ModelRegistry::acquire(const EntryPtr& entr
   {
     const std::lock_guard lock(mutex_);
     ++entry->users;
+    entry->trim_done = entry->trimmed = false;
+    entry->evict_reason = "budget";
     loaded = entry->loaded;
     if (loaded && loaded->engine->max_seq_len() < wanted) loaded = nullptr;
   }
@@ -543,6 +560,67 @@ void ModelRegistry::release(const EntryPtr& entry,
   }
   if (unload_now) return unload(entry);
   if (idle) tell("model.idle", entry->name);
+}
+
+void ModelRegistry::note_pass(const EntryPtr& entry) {
+  constexpr double kEvery_s = 1;
+  const double now_s = std::chrono::duration<double>(Clock::now().time_since_epoch()).count();
+  {
+    const std::lock_guard lock(mutex_);
+    entry->passes.add(now_s);
+    if (now_s - balanced_at_s_ < kEvery_s) return;
+    balanced_at_s_ = now_s;
+  }
+  balance_pins(now_s);
+}
+
+void ModelRegistry::note_request(const EntryPtr& entry, const std::string& id) {
+  const std::lock_guard lock(mutex_);
+  entry->last_request = id;
+}
+
+std::string ModelRegistry::last_request(const ModelEntry& entry) const {
+  const std::lock_guard lock(mutex_);
+  return entry.last_request;
+}
+
+void ModelRegistry::balance_pins(double now_s) {
+  struct Holder {
+    EntryPtr entry;
+    std::shared_ptr<LoadedModel> loaded;
+    EngineMemory memory;
+  };
+  std::vector<Holder> holders;
+  std::vector<PinClaim> claims;
+  {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [name, e] : entries_) {
+      if (!e->loaded) continue;
+      holders.push_back({e, e->loaded, e->loaded->engine->memory()});
+      claims.push_back({e->passes.at(now_s), holders.back().memory.weights_pinnable});
+    }
+  }
+  if (holders.size() == 1) return holders.front().loaded->engine->limit_pins(UINT64_MAX);
+  uint64_t room = budget_.available();
+  uint64_t kv_to_come = 0;
+  for (const Holder& h : holders) {
+    room += h.memory.weights_charged;
+    kv_to_come += h.memory.kv_to_come;
+  }
+  const auto shares = share_pins(room > kv_to_come ? room - kv_to_come : 0, claims);
+  for (size_t i = 0; i < holders.size(); ++i) holders[i].loaded->engine->limit_pins(shares[i]);
+  for (size_t i = 0; i < holders.size(); ++i) {
+    const uint64_t held = holders[i].memory.weights_charged;
+    if (!above_share(held, shares[i])) continue;
+    {
+      const std::lock_guard lock(mutex_);
+      holders[i].entry->evict_reason = "policy";
+    }
+    holders[i].loaded->engine->give_back_pins(held - shares[i]);
+    spdlog::debug("pins move to models that are used more model={} bytes={}",
+                  holders[i].entry->name,
+                  format_bytes(held - shares[i]));
+  }
 }
 
 void ModelRegistry::unload(const EntryPtr& entry) {
@@ -663,21 +741,65 @@ std::vector<BlockResidency> ModelRegistry::blocks(const ModelEntry& entry) const
   return loaded ? loaded->engine->blocks() : std::vector<BlockResidency>();
 }
 
-std::optional<ModelRegistry::Clock::time_point> ModelRegistry::unload_expired(
-    Clock::time_point now) {
-  std::vector<EntryPtr> due;
+const char* ModelRegistry::evict_reason(const ModelEntry& entry) const {
+  const std::lock_guard lock(mutex_);
+  return entry.evict_reason;
+}
+
+bool ModelRegistry::running(const ModelEntry& entry) const {
+  const std::lock_guard lock(mutex_);
+  return entry.users > 0;
+}
+
+bool ModelRegistry::trimmed(const ModelEntry& entry) const {
+  const std::lock_guard lock(mutex_);
+  return entry.trimmed;
+}
+
+void ModelRegistry::trim_long_idle(const EntryPtr& entry) {
+  std::shared_ptr<LoadedModel> loaded;
+  {
+    const std::lock_guard lock(mutex_);
+    if (entry->users > 0 || !entry->loaded) return;
+    loaded = entry->loaded;
+    entry->trim_done = true;
+    entry->evict_reason = "idle";
+  }
+  const uint64_t held = loaded->engine->memory().weights_resident;
+  loaded->engine->give_back_pins(UINT64_MAX);
+  const uint64_t left = loaded->engine->memory().weights_resident;
+  if (held <= left) return;
+  {
+    const std::lock_guard lock(mutex_);
+    entry->trimmed = entry->users == 0;
+  }
+  spdlog::info("idle, pins given back model={} bytes={}", entry->name, format_bytes(held - left));
+  tell("model.trimmed", entry->name, {{"bytes", held - left}, {"reason", "idle"}});
+}
+
+std::optional<ModelRegistry::Clock::time_point> ModelRegistry::tend_idle(Clock::time_point now) {
+  std::vector<EntryPtr> due, trim;
   std::optional<Clock::time_point> next;
+  const auto sooner = [&next](Clock::time_point t) { next = next ? std::min(*next, t) : t; };
   {
     const std::lock_guard lock(mutex_);
     for (const auto& [name, e] : entries_) {
-      if (e->users > 0 || !e->expires || (!e->loaded && !e->text)) continue;
-      if (*e->expires <= now) {
+      if (e->users > 0 || (!e->loaded && !e->text)) continue;
+      if (e->expires && *e->expires <= now) {
         due.push_back(e);
-      } else if (!next || *e->expires < *next) {
-        next = e->expires;
+        continue;
+      }
+      if (e->expires) sooner(*e->expires);
+      if (!e->loaded || e->trim_done || options_.idle_trim_ms < 0) continue;
+      const auto at = e->last_used + std::chrono::milliseconds(options_.idle_trim_ms);
+      if (at <= now) {
+        trim.push_back(e);
+      } else {
+        sooner(at);
       }
     }
   }
+  for (const EntryPtr& e : trim) trim_long_idle(e);
   for (const EntryPtr& e : due) {
     spdlog::info("unloading an idle model model={}", e->name);
     unload(e);

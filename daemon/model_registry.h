@@ -24,6 +24,7 @@
 #include "scheduler/block_residency.h"
 #include "scheduler/engine.h"
 #include "scheduler/model_loader.h"
+#include "scheduler/pin_shares.h"
 #include "scheduler/thread_pool.h"
 #include "storage/budget.h"
 
@@ -67,7 +68,8 @@ class ModelEntry {
 
  private:
   friend class ModelRegistry;
-  std::mutex text_mutex;  // one reader of the header at a time
+  std::mutex text_mutex;                          // one reader of the header at a time
+  mutable std::atomic<uint64_t> header_bytes{0};  // what reading it takes; 0: not known yet
   // Guarded by the registry's mutex.
   std::shared_ptr<const ModelText> text;
   std::shared_ptr<LoadedModel> loaded;
@@ -76,6 +78,11 @@ class ModelEntry {
   std::optional<std::chrono::steady_clock::time_point> expires;  // none: never
   int users = 0;                                                 // jobs that hold it
   bool ever_used = false;
+  PassRate passes;
+  std::string last_request;
+  bool trim_done = false;               // since it was used last
+  bool trimmed = false;                 // idle for so long that its pins were given back
+  const char* evict_reason = "budget";  // why pins of it went last
 };
 
 // What one model holds now, for those who decide about memory.
@@ -93,7 +100,8 @@ struct ModelRegistryOptions {
   std::string state_dir;    // empty: nothing is kept
   int64_t default_ctx = 0;  // 0: the file's own
   int64_t keep_alive_ms = 300'000;
-  IoOptions io;             // how weights are read
+  IoOptions io;               // how weights are read
+  int64_t idle_trim_ms = -1;  // an idle model's pins stay this long; < 0: as long as it does
 };
 
 class ModelRegistry {
@@ -148,6 +156,15 @@ class ModelRegistry {
   Result<std::shared_ptr<LoadedModel>> acquire(const EntryPtr& entry, std::optional<int64_t> ctx);
   void release(const EntryPtr& entry, std::optional<int64_t> keep_alive_ms, bool generated);
 
+  // A pass of it was computed; on the thread that computed it, between passes. Once a second at
+  // most, pins move from models that have more than their share to those that are used more
+  // (scheduler/pin_shares).
+  void note_pass(const EntryPtr& entry);
+  // The request that computes with it from now on, and the latest one that did; for stall events,
+  // which come a moment later.
+  void note_request(const EntryPtr& entry, const std::string& id);
+  std::string last_request(const ModelEntry& entry) const;
+
   // The memory goes when the running generation, if any, has ended.
   void unload(const EntryPtr& entry);
   // Models no job has, longest unused first: gives back pins and kept KV until `bytes` are free.
@@ -160,13 +177,26 @@ class ModelRegistry {
   // While true, models that are not loaded yet are refused with memory_pressure.
   void refuse_loads(bool refuse) { refuse_loads_.store(refuse); }
 
-  // Unloads what is due; returns when to come again (none: nothing is due).
-  std::optional<Clock::time_point> unload_expired(Clock::time_point now);
+  // Unloads what is due, and takes the pins of what has been idle for idle_trim; they come back
+  // with the next generation. Returns when to come again (none: nothing is due).
+  std::optional<Clock::time_point> tend_idle(Clock::time_point now);
+  // Why pins of a model went last, as block.evict tells it: budget | idle | policy.
+  const char* evict_reason(const ModelEntry& entry) const;
+  bool running(const ModelEntry& entry) const;  // a job has it
+  // Whether its pins were given back because it was idle.
+  bool trimmed(const ModelEntry& entry) const;
 
  private:
-  Result<std::unique_ptr<CheckedModel>> open_unchanged(const ModelEntry& entry) const;
+  // A file that was checked, with the ledger's part for the copy of its header.
+  struct Opened {
+    Reservation header;  // ends after what it is for
+    std::unique_ptr<CheckedModel> checked;
+  };
+  Result<Opened> open_unchanged(const ModelEntry& entry) const;
   Result<std::shared_ptr<LoadedModel>> load(const EntryPtr& entry, int64_t ctx);
   bool unload_longest_unused(const ModelEntry* except);
+  void trim_long_idle(const EntryPtr& entry);
+  void balance_pins(double now_s);
   std::vector<EntryPtr> idle_entries() const;  // longest unused first
   void unload_idle(uint64_t bytes);
   void tell(std::string_view type, const std::string& model, boost::json::object more = {}) const;
@@ -200,6 +230,7 @@ class ModelRegistry {
   std::mutex save_mutex_;  // taken before mutex_
   mutable std::mutex mutex_;
   std::map<std::string, EntryPtr> entries_;  // guarded by mutex_
+  double balanced_at_s_ = 0;                 // guarded by mutex_
 };
 
 // "Qwen2.5-7B-00001-of-00003.gguf" -> "qwen2.5-7b".

@@ -4,7 +4,9 @@
 #include <pthread.h>
 #include <unistd.h>
 
+#include <boost/json/array.hpp>
 #include <csignal>
+#include <utility>
 
 #include "base/log.h"
 #include "base/text_escape.h"
@@ -36,6 +38,11 @@ ReloadThread::~ReloadThread() {
   thread_.join();
 }
 
+void ReloadThread::set_on_reload(OnReload on_reload) {
+  const std::lock_guard lock(mutex_);
+  on_reload_ = std::move(on_reload);
+}
+
 void ReloadThread::run() {
   const sigset_t set = our_signals();
   bool debug = false;
@@ -61,16 +68,24 @@ void ReloadThread::reload() {
     return;
   }
   const Config& config = loaded.value();
+  boost::json::array restart;
   for (const KeySpec& spec : Config::keys()) {
     const Setting& now = command_.config.get(spec.name);
     if (now.origin.starts_with("flag ") || config.get(spec.name).value == now.value) continue;
     if (std::string_view(spec.name) == "log.level") continue;
+    restart.push_back(boost::json::value(spec.name));
     spdlog::warn("reload: takes effect after a restart key={}", spec.name);
   }
   if (!command_.config.get("log.level").origin.starts_with("flag "))
     level_ = config.get("log.level").value;
   init_log(level_);
   spdlog::info("reloaded config={}", escape_text(command_.config_path, 200));
+  const std::lock_guard lock(mutex_);
+  if (on_reload_) {
+    on_reload_({{"config", to_valid_utf8(command_.config_path)},
+                {"log_level", level_},
+                {"needs_restart", std::move(restart)}});
+  }
 }
 
 }  // namespace sluice

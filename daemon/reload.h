@@ -3,6 +3,9 @@
 #pragma once
 
 #include <atomic>
+#include <boost/json/object.hpp>
+#include <functional>
+#include <mutex>
 #include <string>
 #include <thread>
 
@@ -21,12 +24,18 @@ class ReloadThread {
   ReloadThread(const ReloadThread&) = delete;
   ReloadThread& operator=(const ReloadThread&) = delete;
 
+  // Told of each reload that took effect; called on the thread of our own. Null: nobody.
+  using OnReload = std::function<void(boost::json::object what)>;
+  void set_on_reload(OnReload on_reload);
+
  private:
   void run();
   void reload();
 
   const DaemonCommand& command_;  // outlives us
   std::string level_;             // owned by the thread
+  std::mutex mutex_;
+  OnReload on_reload_;  // guarded by mutex_, also while it runs
   std::atomic<bool> stopping_{false};
   std::thread thread_;
 };

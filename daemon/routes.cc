@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -76,6 +77,17 @@ Result<std::string> query_value(const std::string& query, std::string_view wante
     return percent_decode(pair.substr(equals + 1));
   }
   return std::string();
+}
+
+Result<std::optional<uint64_t>> sequence_number(std::string_view text, const char* name) {
+  if (text.empty()) return std::optional<uint64_t>();
+  uint64_t n = 0;
+  const auto [end, ec] = std::from_chars(text.data(), text.data() + text.size(), n);
+  if (ec == std::errc{} && end == text.data() + text.size()) return std::optional<uint64_t>(n);
+  Error e{"invalid_request",
+          fmt::format("{} is \"{}\", a sequence number is expected", name, escape_text(text))};
+  e.field = name;
+  return e;
 }
 
 Answer route(App& app, HttpRequest request) {

@@ -2,8 +2,9 @@
 // that an encoded slash stays inside it.
 #pragma once
 
+#include <cstdint>
+#include <optional>
 #include <span>
-#include <string>
 #include <string>
 #include <string_view>
 
@@ -29,6 +30,8 @@ std::span<const Route> event_routes();
 
 // The first `wanted` of "a=1&b=2", percent-decoded; empty when absent.
 Result<std::string> query_value(const std::string& query, std::string_view wanted);
+// A number such as ?since= takes; nullopt when `text` is empty. Errors: invalid_request.
+Result<std::optional<uint64_t>> sequence_number(std::string_view text, const char* name);
 
 // Runs on the io thread: handlers that read bodies or files answer from a worker. Unknown paths are
 // 404 unknown_url with the nearest known one, known ones with another method 405 with Allow. HEAD

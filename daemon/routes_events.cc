@@ -1,7 +1,6 @@
 // GET /sluice/v1/events?types=&since=&end=1: server-sent events (INTERFACE 3.7).
 #include <fmt/format.h>
 
-#include <charconv>
 #include <optional>
 #include <utility>
 
@@ -102,17 +101,6 @@ class EventsAnswer final : public LongAnswer {
   bool head_sent_ = false;
   SteadyClock::time_point last_sent_{};
 };
-
-Result<std::optional<uint64_t>> sequence_number(std::string_view text, const char* name) {
-  if (text.empty()) return std::optional<uint64_t>();
-  uint64_t n = 0;
-  const auto [end, ec] = std::from_chars(text.data(), text.data() + text.size(), n);
-  if (ec == std::errc{} && end == text.data() + text.size()) return std::optional<uint64_t>(n);
-  Error e{"invalid_request",
-          fmt::format("{} is \"{}\", the number of an event is expected", name, escape_text(text))};
-  e.field = name;
-  return e;
-}
 
 Result<bool> query_flag(const std::string& query, const char* name) {
   auto value = query_value(query, name);

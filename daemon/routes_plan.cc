@@ -31,6 +31,7 @@ constexpr int64_t kProbeKeeps_ms = int64_t{7} * 24 * 3600 * 1000;
 // A checked header and what follows from it alone.
 struct Subject {
   std::string name, path;
+  Reservation header;  // the ledger's part for the copy that was checked
   std::unique_ptr<CheckedModel> checked;
   ModelLayout layout;
   Schedule schedule;
@@ -53,6 +54,7 @@ Result<Subject> open_subject(App& app, const std::string& model, uint32_t uid) {
     s.path = entry->path;
   }
   SLUICE_TRY(s.checked, check_model(s.path));
+  SLUICE_TRY(s.header, app.budget.reserve(s.checked->file.header_bytes(), MemoryClass::kTokenizer));
   s.layout = layout_of(s.checked->file, s.checked->hparams);
   s.schedule = make_schedule(s.layout, s.checked->hparams);
   s.sizes = pass_sizes(*s.layout.slices, s.schedule, s.checked->hparams);
@@ -207,7 +209,7 @@ Result<PlanDoc> make_plan_doc(App& app, const PlanRequest& request, uint32_t uid
       static_cast<uint64_t>((lengths.ctx + kernels::kPageTokens - 1) / kernels::kPageTokens);
   const EngineCase engine{.sizes = s.sizes,
                           .walks = walks,
-                          .fixed_bytes = app.base.process_bytes() + tokenizer,
+                          .fixed_bytes = app.base.process_bytes() + HttpMemory::kKept + tokenizer,
                           .kv_bytes = pages * kernels::kPageTokens * s.sizes.kv_token_bytes,
                           .prompt_tokens = lengths.prompt};
   PlanDoc d;

@@ -160,6 +160,10 @@ void Server::stop(int64_t drain_ms) {
   impl.app->stop(drain_ms < 0 ? impl.app->options.drain_ms : drain_ms);
 }
 
+void Server::publish(std::string_view type, boost::json::object data) {
+  impl_->app->events.publish(type, std::move(data));
+}
+
 void Server::Impl::watch_signals() {
   boost::system::error_code ec;
   signals.add(SIGTERM, ec);
@@ -212,7 +216,7 @@ void Server::Impl::housekeep() {
   housekeep_again = housekeeping_now;
   if (std::exchange(housekeeping_now, true)) return;
   app->worker.post([this] {
-    const auto next_unload = app->registry.unload_expired(SteadyClock::now());
+    const auto next_unload = app->registry.tend_idle(SteadyClock::now());
     asio::post(io, [this, next_unload] {
       housekeeping_now = false;
       if (housekeep_again) return housekeep();

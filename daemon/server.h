@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/result.h"
@@ -46,6 +47,7 @@ struct ServerOptions {
   std::vector<ModelOption> models;        // registered at start, in place
   IoOptions io;                           // how weights are read
   int64_t keep_alive_ms = 5 * 60 * 1000;  // < 0: for ever, 0: unload after each request
+  int64_t idle_trim_ms = 60'000;          // an idle model's pins stay this long; < 0: as it does
   int64_t idle_exit_ms = -1;              // < 0: never
   int64_t drain_ms = 10'000;              // of SIGTERM and of a shutdown that names none
   boost::json::object config_doc;         // answered by GET /sluice/v1/config as "config"
@@ -70,6 +72,9 @@ class Server {
   // Any thread: no new work, running generations get `drain_ms` to end, then are cancelled. < 0:
   // the option's.
   void stop(int64_t drain_ms = -1);
+
+  // Any thread: an event for everybody who watches.
+  void publish(std::string_view type, boost::json::object data);
 
  private:
   Server();

@@ -86,6 +86,7 @@ struct Engine::Impl {
   std::unique_ptr<KvPool> kv_pool;
   std::unique_ptr<Sequence> kept;          // the last generation's sequence
   std::optional<TokenId> pending;          // its last token, when it was delivered but not computed yet
+  std::atomic<uint64_t> most_pins{UINT64_MAX};
   std::atomic<uint64_t> kv_bytes{0};
   std::atomic<uint64_t> kv_wanted{0};      // by the running generation, including what it has
   int64_t final_length = 0;                // the most tokens it may come to
@@ -176,6 +177,8 @@ EngineMemory Engine::memory() const {
   if (impl_->residency) {
     const SliceStoreStats store = impl_->residency->store().stats();
     m.weights_resident = store.pinned_bytes;
+    m.weights_charged = impl_->residency->store().pin_bytes(store.cut);
+    m.weights_pinnable = impl_->residency->store().pin_bytes(store.n_slices);
     m.ring = impl_->residency->store().ring_bytes();
     m.streamed_bytes = store.streamed_bytes;
     m.stall_ms = store.stall_s * 1000;
@@ -217,6 +220,8 @@ void Engine::give_back_pins(uint64_t bytes) {
   if (impl_->residency) impl_->residency->reclaim(bytes);
 }
 
+void Engine::limit_pins(uint64_t bytes) { impl_->most_pins.store(bytes, std::memory_order_relaxed); }
+
 void Engine::give_back_kv() {
   const std::unique_lock idle(impl_->running, std::try_to_lock);
   if (idle) trim();
@@ -251,7 +256,7 @@ Feed Engine::Impl::plan_feed(const GenerationRequest& r, GenerationStats& stats)
   Feed feed;
   std::vector<Role> roles(r.prompt.size(), Role::kPrompt);
   // The last prompt position follows the row definition: its logits start the generated text.
-  if (!roles.empty()) roles.back() = Role::kRow;
+  std::fill(roles.end() - static_cast<std::ptrdiff_t>(std::min(r.n_generated + 1, roles.size())), roles.end(), Role::kRow);
   size_t first = 0;
   if (r.append) {
     if (pending) feed.add(*pending, Role::kRow);
@@ -278,7 +283,7 @@ void Engine::Impl::fill_pins() {
   const uint64_t wanted = kv_wanted.load(std::memory_order_relaxed);
   const uint64_t held = kept->kv_bytes();
   // A failure means that somebody else took the room meanwhile: the pins stay as they are.
-  (void)residency->fill(wanted > held ? wanted - held : 0);
+  (void)residency->fill(wanted > held ? wanted - held : 0, most_pins.load(std::memory_order_relaxed));
 }
 
 Result<void> Engine::Impl::walk(std::span<const Run> runs, const CancelToken& cancel) {

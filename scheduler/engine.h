@@ -35,6 +35,7 @@ enum class FinishReason : uint8_t { kStop, kLength, kCancelled };
 
 struct GenerationRequest {
   std::vector<TokenId> prompt;           // at least one token, unless `append`
+  size_t n_generated = 0;                // its last ones were generated before: the generation that gave them goes on
   bool append = false;                   // goes on from the last generation: `prompt` is what is added, or empty
   SamplingParams sampling;
   int64_t max_tokens = -1;               // -1: up to the context limit
@@ -81,6 +82,8 @@ struct EngineOptions {
 struct EngineMemory {                    // bytes
   uint64_t weights_mapped = 0;           // of the file, when there is no limit and the page cache holds it
   uint64_t weights_resident = 0;         // pinned in our own memory
+  uint64_t weights_charged = 0;          // for pins, those on their way in included
+  uint64_t weights_pinnable = 0;         // what all pins would take; 0: nothing is streamed
   uint64_t ring = 0, kv = 0, activations = 0;
   uint64_t kv_to_come = 0;               // what the running generation is likely to take besides
   uint64_t streamed_bytes = 0;           // read through the ring so far
@@ -123,6 +126,8 @@ class Engine {
   // and come back with the next generation; kept KV stays if a generation has begun.
   void give_back_pins(uint64_t bytes);
   void give_back_kv();
+  // Any thread: pins grow no further than this. Those above it stay until they are taken.
+  void limit_pins(uint64_t bytes);
 
  private:
   Engine();

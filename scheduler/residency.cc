@@ -73,11 +73,11 @@ Result<std::unique_ptr<Residency>> Residency::create(std::shared_ptr<const Model
   return r;
 }
 
-Result<void> Residency::fill(uint64_t leave_bytes) {
+Result<void> Residency::fill(uint64_t leave_bytes, uint64_t most_bytes) {
   const uint64_t free = budget_->available();
   const uint64_t held = store_->pin_bytes(store_->stats().cut);
   const uint64_t room = free > leave_bytes ? free - leave_bytes : 0;
-  return store_->set_cut(std::max(store_->stats().cut, store_->cut_for(held + room)));
+  return store_->set_cut(std::max(store_->stats().cut, store_->cut_for(std::min(held + room, most_bytes))));
 }
 
 void Residency::reclaim(uint64_t bytes) {

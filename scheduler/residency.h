@@ -44,8 +44,9 @@ class Residency final : public Reclaimer {
 
   WeightSource& source() { return *source_; }
 
-  // Moves the cut to what the budget has free now, less `leave_bytes`. Pins fill as passes read them.
-  Result<void> fill(uint64_t leave_bytes);
+  // Moves the cut to what the budget has free now, less `leave_bytes`, for pins of `most_bytes` at most. Pins fill as
+  // passes read them.
+  Result<void> fill(uint64_t leave_bytes, uint64_t most_bytes = UINT64_MAX);
   // No pass runs: what may stay is read now, in the background.
   void fill_ahead() { store_->fill_ahead(); }
   // Gives pins back, from the end of the pin order. Thread-safe.

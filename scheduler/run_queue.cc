@@ -111,6 +111,10 @@ struct Entry {
   RunQueue::Job job;
   double submitted = 0;
   std::optional<double> started;
+  double ran_s = 0;      // before it was parked
+  bool parking = false;  // park() was called in the turn under way
+  bool parked = false;
+  bool resumed = false;  // resume() was called before that turn ended
 };
 
 // The door where exceptions of other people's code are caught (STYLE 5).
@@ -154,6 +158,29 @@ struct RunQueue::State {
 
   State(RunQueueLimits l, Clock c) : limits(l), clock(c ? std::move(c) : Clock(steady_seconds)) {}
 
+  size_t parked(std::optional<uint32_t> uid = std::nullopt) const {
+    return static_cast<size_t>(std::count_if(entries.begin(), entries.end(), [&](const auto& item) {
+      const Entry& e = item.second;
+      return (e.parked || e.parking) && (!uid || e.job.uid == *uid);
+    }));
+  }
+
+  static size_t class_of(const RunQueue::Job& job) {
+    return std::min(static_cast<size_t>(job.priority), kClasses - 1);
+  }
+
+  // Waits for its turn from now on, or has it.
+  void enqueue(uint64_t seq) {
+    Entry& entry = entries.at(seq);
+    entry.parked = entry.resumed = false;
+    if (!current) {
+      current = seq;
+      has_work.notify_one();
+    } else {
+      lanes.add(seq, entry.job.uid, class_of(entry.job));
+    }
+  }
+
   // The waiting jobs in the order they would run, by playing a copy of the lanes forward.
   std::vector<uint64_t> order() const {
     std::vector<uint64_t> out;
@@ -164,6 +191,14 @@ struct RunQueue::State {
 
   std::vector<Entry> take_waiting() {
     std::vector<Entry> out;
+    for (auto it = entries.begin(); it != entries.end();) {
+      if (it->second.parked) {
+        out.push_back(std::move(it->second));
+        it = entries.erase(it);
+      } else {
+        ++it;
+      }
+    }
     while (const auto seq = lanes.pop()) {
       out.push_back(std::move(entries.at(*seq)));
       entries.erase(*seq);
@@ -187,11 +222,39 @@ struct RunQueue::State {
       const bool ran = !entry.job.cancel->cancelled();
       call(ran ? entry.job.work : entry.job.dropped, entry.job.id, ran ? "the work" : "dropping");
       lock.lock();
+      if (entry.parking && !entry.job.cancel->cancelled()) {
+        set_aside();
+        continue;
+      }
+      const bool cancelled_aside = entry.parking;
       Entry ended = finish(ran);
       lock.unlock();
+      if (cancelled_aside) call(ended.job.dropped, ended.job.id, "dropping");
       ended = Entry();  // what the callbacks captured is freed outside the lock
       lock.lock();
     }
+  }
+
+  // Parks the current job and makes the next one current; that may be the same one.
+  void set_aside() {
+    const uint64_t seq = *current;
+    Entry& entry = entries.at(seq);
+    entry.ran_s += std::max(0.0, clock() - entry.started.value());
+    entry.started.reset();
+    entry.parking = false;
+    entry.parked = true;
+    current.reset();
+    // Those that waited meanwhile come first: it stepped aside for them.
+    const bool again = entry.resumed;
+    if (again && lanes.size() > 0) enqueue_behind(seq);
+    current = lanes.pop();
+    if (again && !current) enqueue(seq);
+  }
+
+  void enqueue_behind(uint64_t seq) {
+    Entry& entry = entries.at(seq);
+    entry.parked = entry.resumed = false;
+    lanes.add(seq, entry.job.uid, class_of(entry.job));
   }
 
   // Ends the current job and makes the next one current.
@@ -199,12 +262,12 @@ struct RunQueue::State {
     Entry ended = std::move(entries.at(*current));
     entries.erase(*current);
     if (ran) {
-      const double took = std::max(0.0, clock() - ended.started.value());
+      const double took = ended.ran_s + std::max(0.0, clock() - ended.started.value());
       mean_run_s = any_run ? mean_run_s + kNewest * (took - mean_run_s) : took;
       any_run = true;
     }
     current = lanes.pop();
-    if (!current) idle.notify_all();
+    if (entries.empty()) idle.notify_all();
     return ended;
   }
 };
@@ -231,23 +294,28 @@ Result<RunQueue::Ticket> RunQueue::submit(Job job) {
   const std::lock_guard lock(s.mutex);
   if (s.refusing) return Error{"shutting_down", "the daemon is shutting down"};
   const bool at_once = !s.current;
-  if (!at_once && s.lanes.of_uid(job.uid) >= s.limits.max_waiting_per_uid) {
+  const size_t parked = s.parked();
+  const size_t own = s.lanes.of_uid(job.uid) + s.parked(job.uid);
+  const size_t all = s.lanes.size() + parked;
+  const char* slow = parked > 0 ? ", those whose client does not read included" : "";
+  // A limit of 0 still lets one run.
+  if ((!at_once || parked > 0) && own >= s.limits.max_waiting_per_uid) {
     return Error{"queue_full",
-                 fmt::format("{} of your requests are waiting, the limit is {} per user",
-                             s.lanes.of_uid(job.uid),
+                 fmt::format("{} of your requests are waiting{}, the limit is {} per user",
+                             own,
+                             slow,
                              s.limits.max_waiting_per_uid)};
   }
-  if (!at_once && s.lanes.size() >= s.limits.max_waiting) {
+  if ((!at_once || parked > 0) && all >= s.limits.max_waiting) {
     return Error{
         "overloaded",
-        fmt::format(
-            "{} requests are waiting, the limit is {}", s.lanes.size(), s.limits.max_waiting)};
+        fmt::format("{} requests are waiting{}, the limit is {}", all, slow, s.limits.max_waiting)};
   }
   const uint64_t seq = s.next_seq++;
   job.id = fmt::format("r-{:04}", seq);
   Ticket ticket{job.id, 0};
   const uint32_t uid = job.uid;
-  const size_t cls = std::min(static_cast<size_t>(job.priority), kClasses - 1);
+  const size_t cls = State::class_of(job);
   s.entries.emplace(seq, Entry{std::move(job), s.clock(), std::nullopt});
   if (at_once) {
     s.current = seq;
@@ -275,12 +343,33 @@ bool RunQueue::cancel(const std::string& id, uint32_t uid, bool any_uid) {
       job.cancel->cancel();
       return true;
     }
-    s.lanes.remove(it->first, job.uid, std::min(static_cast<size_t>(job.priority), kClasses - 1));
+    if (!it->second.parked) s.lanes.remove(it->first, job.uid, State::class_of(job));
     dropped = std::move(it->second);
     s.entries.erase(it);
+    if (s.entries.empty()) s.idle.notify_all();
   }
   drop(dropped);
   return true;
+}
+
+void RunQueue::park() {
+  State& s = *state_;
+  const std::lock_guard lock(s.mutex);
+  SLUICE_CHECK(s.current && std::this_thread::get_id() == s.thread.get_id());
+  s.entries.at(*s.current).parking = true;
+}
+
+void RunQueue::resume(const std::string& id) {
+  State& s = *state_;
+  const std::lock_guard lock(s.mutex);
+  const auto it = std::find_if(
+      s.entries.begin(), s.entries.end(), [&](const auto& e) { return e.second.job.id == id; });
+  if (it == s.entries.end()) return;
+  if (it->second.parked) {
+    s.enqueue(it->first);
+  } else if (it->second.parking) {
+    it->second.resumed = true;
+  }
 }
 
 std::vector<RunQueue::JobInfo> RunQueue::list() const {
@@ -293,7 +382,8 @@ std::vector<RunQueue::JobInfo> RunQueue::list() const {
     out.push_back({e.job.id,
                    e.job.model,
                    e.job.uid,
-                   position == 0,
+                   !e.parked && position == 0,
+                   e.parked,
                    position,
                    now - e.submitted,
                    e.job.priority});
@@ -301,6 +391,9 @@ std::vector<RunQueue::JobInfo> RunQueue::list() const {
   if (s.current) add(*s.current, 0);
   size_t position = 0;
   for (const uint64_t seq : s.order()) add(seq, ++position);
+  for (const auto& [seq, e] : s.entries) {
+    if (e.parked) add(seq, 0);
+  }
   return out;
 }
 
@@ -329,7 +422,8 @@ void RunQueue::shutdown(int64_t drain_ms) {
   {
     std::unique_lock lock(s.mutex);
     s.refusing = true;
-    s.idle.wait_until(lock, std::chrono::steady_clock::now() + drain, [&s] { return !s.current; });
+    s.idle.wait_until(
+        lock, std::chrono::steady_clock::now() + drain, [&s] { return s.entries.empty(); });
     waiting = s.take_waiting();
     s.cancel_current();
   }

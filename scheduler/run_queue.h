@@ -2,6 +2,10 @@
 // round-robin between uids, three priorities. Thread-safe. No callback runs under the queue's lock;
 // what one throws is logged and swallowed.
 //
+// A running job may step aside: park(), and return. Others then run, and its work is called again,
+// in its turn among those of its uid and class, after resume(). A parked job keeps its place in the
+// limits: with it and the waiting ones there are never more than max_waiting + 1.
+//
 // Order. A higher priority goes first, but a class that was passed over kMaxPassedOver times in a
 // row goes next. So a class with waiting jobs gets at least one of kMaxPassedOver + 2 turns: a job
 // that finds k jobs of its class before it starts after fewer than (k + 1) * (kMaxPassedOver + 2)
@@ -23,7 +27,7 @@ namespace sluice {
 enum class Priority : uint8_t { kHigh, kNormal, kLow };
 
 struct RunQueueLimits {
-  size_t max_waiting = 64;  // jobs that wait; the running one is not counted
+  size_t max_waiting = 64;  // jobs that wait or are parked; the running one is not counted
   size_t max_waiting_per_uid = 8;
 };
 
@@ -38,16 +42,17 @@ class RunQueue {
     std::string model;                    // for listings
     std::shared_ptr<CancelToken> cancel;  // made by submit() when null
     std::function<void()> work;           // runs on the queue's thread; must look at *cancel
-    // Called instead of work when the job was cancelled before it began: by the thread that calls
-    // cancel() or shutdown(), or by the queue's own. Each admitted job ends in exactly one call: of
-    // work or of dropped.
+    // Called instead of work when the job was cancelled before it began or while it was parked: by
+    // the thread that calls cancel() or shutdown(), or by the queue's own. Each admitted job ends
+    // in exactly one call: of work that did not park, or of dropped.
     std::function<void()> dropped;
   };
   struct JobInfo {
     std::string id, model;
     uint32_t uid = 0;
     bool running = false;
-    size_t position = 0;  // 1 = next; 0 when running
+    bool parked = false;
+    size_t position = 0;  // 1 = next; 0 when running or parked
     double age_s = 0;     // since submit()
     Priority priority = Priority::kNormal;
   };
@@ -73,8 +78,13 @@ class RunQueue {
   // to anyone else they do not exist. A waiting job is dropped before this returns; a running one
   // has its token set.
   bool cancel(const std::string& id, uint32_t uid, bool any_uid);
-  std::vector<JobInfo> list() const;  // the running job, then the waiting ones by position
-  size_t waiting() const;
+  // From the running job's own work, which returns soon after.
+  void park();
+  // Makes a parked job wait for its turn again; also right after its park(). Nothing for others.
+  void resume(const std::string& id);
+  // The running job, the waiting ones by position, the parked ones.
+  std::vector<JobInfo> list() const;
+  size_t waiting() const;  // without the parked ones
   // Estimate for Retry-After: what is left of the running job and all waiting ones at the mean run
   // time (moving average; 5 s before any job has ended), clamped to 1..120 s.
   int retry_after_s() const;

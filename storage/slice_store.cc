@@ -260,6 +260,7 @@ bool SliceStore::start(SliceId id, Urgency urgency, uint64_t distance) {
   }
   e.state = State::kLoading;
   e.started_in_pass = pass_;
+  e.asked = std::chrono::steady_clock::now();
   ++in_flight_;
   const Slice& s = index_[id];
   e.filling = urgency == Urgency::kFill;
@@ -396,6 +397,7 @@ void SliceStore::finish(uint64_t tag, const Error* error) {
       } else {
         e.state = State::kReady;
         blocks_[e.block].read_bytes += e.read.n_bytes;
+        blocks_[e.block].reads.add(std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - e.asked).count());
         if (e.slot == kPinned) pinned_bytes_ += index_[id].n_bytes;
         if (e.slot != kPinned || (e.expert != kNoExpert && !filled))
           streamed_bytes_ += e.read.n_bytes;
@@ -479,6 +481,7 @@ Result<void> SliceStore::hold_ready(std::span<const SliceId> wanted, std::vector
       e.awaited = false;
       done[i] = true;
       SliceBlockStats& block = blocks_[e.block];
+      block.last_use = std::chrono::steady_clock::now();
       const bool hit = e.slot == kPinned && (e.expert == kNoExpert || e.started_in_pass != pass_);
       (hit ? block.hit_bytes : block.miss_bytes) += index_[wanted[i]].n_bytes;
       out.push_back({data_of(wanted[i]), i, wanted[i]});
@@ -541,6 +544,7 @@ Result<void> SliceStore::read_rows(std::span<const RowRead> rows, uint64_t n_byt
       delta[i] = s.file_offset + r.offset - start;
       ++rows_left_;
       blocks_[e.block].read_bytes += end - start;
+      blocks_[e.block].last_use = std::chrono::steady_clock::now();
       io_->submit({s.part, start, end - start, *delta[i] + n_bytes, bounce_.data() + i * row_span_bytes_, kRowTag | i, true});
     }
     if (!wait_until(lock, quiet)) return Error{"cancelled", "the request was cancelled"};
@@ -635,6 +639,7 @@ std::vector<SliceBlockStats> SliceStore::block_stats() const {
     SliceBlockStats& block = out[e.block];
     const uint64_t bytes = index_[id].n_bytes;
     block.bytes += bytes;
+    block.refs += e.refs;
     if (e.state == State::kReady) block.resident_bytes += bytes;
     if (e.state == State::kLoading) block.loading_bytes += bytes;
     if (e.expert == kNoExpert && e.rank < cut_) block.pin_bytes += bytes;

@@ -5,6 +5,7 @@
 // before that what the router has asked for. One consumer; set_cut from any thread.
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
@@ -20,6 +21,7 @@
 #include "storage/budget.h"
 #include "storage/expert_cache.h"
 #include "storage/io_queue.h"
+#include "storage/read_times.h"
 #include "storage/slice_index.h"
 #include "storage/slice_memory.h"
 
@@ -44,6 +46,9 @@ struct SliceBlockStats {
   uint64_t read_bytes = 0;             // from disk
   uint64_t evicted_bytes = 0;          // pins given back, experts that made room for others
   double stall_s = 0;                  // the consumer waited for it
+  uint32_t refs = 0;                   // slices the consumer holds now
+  std::chrono::steady_clock::time_point last_use{};     // a slice of it was held; never: the epoch
+  ReadTimes reads;                     // of its slices, from being asked for to being there
 };
 
 struct SliceStoreStats {
@@ -149,6 +154,7 @@ class SliceStore {
     uint64_t in_cell = 0;              // where it lies in its expert's cell
     SliceRange read;                   // in the file
     uint32_t block = 0;
+    std::chrono::steady_clock::time_point asked{};      // of the latest read
     uint64_t hash = 0;                 // XXH3 of the slice, from its first read on
     bool hash_known = false;
   };

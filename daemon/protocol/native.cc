@@ -6,6 +6,7 @@
 #include <boost/json/value_to.hpp>
 #include <string_view>
 
+#include "daemon/protocol/answer_reader.h"
 #include "daemon/protocol/fields.h"
 #include "daemon/protocol/openai.h"
 
@@ -20,71 +21,8 @@ json::array requests_array(const std::vector<RequestDoc>& requests) {
   return out;
 }
 
-// Reads fields of one object; remembers the first of a wrong type.
-class Reader {
- public:
-  Reader(const json::value& v, const char* what) : what_(what), object_(v.if_object()) {
-    if (object_ == nullptr) bad_ = "(document)";
-  }
-
-  const json::value* find(std::string_view key) const {
-    return object_ == nullptr ? nullptr : object_->if_contains(key);
-  }
-  void get(std::string_view key, std::string& out) {
-    const auto* v = find(key);
-    if (v == nullptr || v->is_null()) return;
-    if (!v->is_string()) return fail(key);
-    out.assign(v->get_string().begin(), v->get_string().end());
-  }
-  void get(std::string_view key, int64_t& out) {
-    const auto* v = find(key);
-    if (v == nullptr || v->is_null()) return;
-    json::error_code ec;
-    if (!v->is_number()) return fail(key);
-    const auto n = v->to_number<int64_t>(ec);
-    if (ec) return fail(key);
-    out = n;
-  }
-  void get(std::string_view key, bool& out) {
-    const auto* v = find(key);
-    if (v == nullptr || v->is_null()) return;
-    if (!v->is_bool()) return fail(key);
-    out = v->get_bool();
-  }
-  template <class T>
-  void get(std::string_view key, std::optional<T>& out) {
-    const auto* v = find(key);
-    if (v == nullptr || v->is_null()) return;
-    T value{};
-    get(key, value);
-    out = std::move(value);
-  }
-  const json::array* array(std::string_view key) {
-    const auto* v = find(key);
-    if (v == nullptr) return nullptr;
-    if (!v->is_array()) fail(key);
-    return v->if_array();
-  }
-  void fail(std::string_view key) {
-    if (bad_.empty()) bad_ = key;
-  }
-  Result<void> done() const {
-    if (bad_.empty()) return success();
-    return Error{
-        "protocol",
-        fmt::format("the daemon's {} has a field \"{}\" of an unexpected type", what_, bad_),
-        "client and daemon are of different versions; restart the daemon"};
-  }
-
- private:
-  const char* what_;
-  const json::object* object_;
-  std::string bad_;
-};
-
-Result<RequestDoc> request_from_json(const json::value& v) {
+RequestDoc request_of(AnswerReader& r) {
   RequestDoc d;
-  Reader r(v, "request");
   r.get("id", d.id);
   r.get("model", d.model);
   r.get("state", d.state);
@@ -93,22 +31,37 @@ Result<RequestDoc> request_from_json(const json::value& v) {
   r.get("total", d.total);
   r.get("position", d.position);
   r.get("age_ms", d.age_ms);
-  SLUICE_TRY(r.done());
   return d;
 }
 
-Result<LoadedModelDoc> loaded_from_json(const json::value& v) {
+LoadedModelDoc loaded_of(AnswerReader& r) {
   LoadedModelDoc d;
-  Reader r(v, "status");
   r.get("name", d.name);
   r.get("path", d.path);
   r.get("state", d.state);
   r.get("file_bytes", d.file_bytes);
   r.get("resident_bytes", d.resident_bytes);
   r.get("kv_bytes", d.kv_bytes);
+  r.get("pinned_bytes", d.pinned_bytes);
+  r.get("trimmed", d.trimmed);
   r.get("ctx", d.ctx);
   r.get("expires_in_ms", d.expires_in_ms);
-  SLUICE_TRY(r.done());
+  return d;
+}
+
+ModelDoc model_of(AnswerReader& r) {
+  ModelDoc d;
+  r.get("name", d.name);
+  r.get("path", d.path);
+  r.get("arch", d.arch);
+  r.get("quantization", d.quantization);
+  r.get("file_bytes", d.file_bytes);
+  r.get("parameters", d.parameters);
+  r.get("ctx", d.ctx);
+  r.get("blocks", d.blocks);
+  r.get("loaded", d.loaded);
+  r.get("created", d.created);
+  r.get("load_error", d.load_error);
   return d;
 }
 
@@ -154,6 +107,8 @@ json::object to_json(const LoadedModelDoc& d) {
           {"file_bytes", d.file_bytes},
           {"resident_bytes", d.resident_bytes},
           {"kv_bytes", d.kv_bytes},
+          {"pinned_bytes", d.pinned_bytes},
+          {"trimmed", d.trimmed},
           {"ctx", d.ctx},
           {"expires_in_ms", or_null(d.expires_in_ms)}};
 }
@@ -189,7 +144,7 @@ json::object to_json(const StatusDoc& d) {
 
 Result<VersionDoc> version_from_json(const json::value& v) {
   VersionDoc d;
-  Reader r(v, "version");
+  AnswerReader r(v, "version");
   r.get("version", d.version);
   r.get("api", d.api);
   r.get("kernels", d.kernels);
@@ -200,7 +155,7 @@ Result<VersionDoc> version_from_json(const json::value& v) {
 
 Result<StatusDoc> status_from_json(const json::value& v) {
   StatusDoc d;
-  Reader r(v, "status");
+  AnswerReader r(v, "status");
   r.get("version", d.version);
   r.get("pid", d.pid);
   r.get("uptime_s", d.uptime_s);
@@ -213,85 +168,45 @@ Result<StatusDoc> status_from_json(const json::value& v) {
   r.get("cgroup_bytes", d.cgroup_bytes);
   r.get("cgroup_limit_bytes", d.cgroup_limit_bytes);
   r.get("gap_bytes", d.gap_bytes);
-  if (const auto* b = r.find("budget")) {
-    Reader budget(*b, "status");
-    budget.get("limit_bytes", d.budget.limit_bytes);
-    budget.get("effective_bytes", d.budget.effective_bytes);
-    budget.get("floor_bytes", d.budget.floor_bytes);
-    budget.get("used_bytes", d.budget.used_bytes);
-    if (const auto* classes = budget.find("by_class"); classes != nullptr && classes->is_object()) {
-      Reader by_class(*classes, "status");
-      for (const auto& item : classes->get_object()) {
-        int64_t bytes = 0;
-        by_class.get(item.key(), bytes);
-        d.budget.by_class.emplace_back(std::string(item.key()), bytes);
-      }
-      SLUICE_TRY(by_class.done());
-    }
-    SLUICE_TRY(budget.done());
-  }
-  if (const auto* q = r.find("queue")) {
-    Reader queue(*q, "status");
-    queue.get("waiting", d.queue_waiting);
-    queue.get("max", d.queue_max);
-    SLUICE_TRY(queue.done());
-  }
-  if (const auto* models = r.array("models")) {
-    for (const auto& m : *models) {
-      SLUICE_TRY(auto doc, loaded_from_json(m));
-      d.models.push_back(std::move(doc));
-    }
-  }
-  if (const auto* requests = r.array("requests")) {
-    for (const auto& q : *requests) {
-      SLUICE_TRY(auto doc, request_from_json(q));
-      d.requests.push_back(std::move(doc));
-    }
-  }
+  auto budget = r.object("budget");
+  budget.get("limit_bytes", d.budget.limit_bytes);
+  budget.get("effective_bytes", d.budget.effective_bytes);
+  budget.get("floor_bytes", d.budget.floor_bytes);
+  budget.get("used_bytes", d.budget.used_bytes);
+  auto by_class = budget.object("by_class");
+  by_class.each_key([&](std::string_view name) {
+    int64_t bytes = 0;
+    by_class.get(name, bytes);
+    d.budget.by_class.emplace_back(std::string(name), bytes);
+  });
+  auto queue = r.object("queue");
+  queue.get("waiting", d.queue_waiting);
+  queue.get("max", d.queue_max);
+  r.each("models", [&](AnswerReader& m) { d.models.push_back(loaded_of(m)); });
+  r.each("requests", [&](AnswerReader& q) { d.requests.push_back(request_of(q)); });
   SLUICE_TRY(r.done());
   return d;
 }
 
 Result<ModelDoc> model_from_json(const json::value& v) {
-  ModelDoc d;
-  Reader r(v, "model");
-  r.get("name", d.name);
-  r.get("path", d.path);
-  r.get("arch", d.arch);
-  r.get("quantization", d.quantization);
-  r.get("file_bytes", d.file_bytes);
-  r.get("parameters", d.parameters);
-  r.get("ctx", d.ctx);
-  r.get("blocks", d.blocks);
-  r.get("loaded", d.loaded);
-  r.get("created", d.created);
-  r.get("load_error", d.load_error);
+  AnswerReader r(v, "model");
+  ModelDoc d = model_of(r);
   SLUICE_TRY(r.done());
   return d;
 }
 
 Result<std::vector<ModelDoc>> models_from_json(const json::value& v) {
-  Reader r(v, "model list");
+  AnswerReader r(v, "model list");
   std::vector<ModelDoc> out;
-  if (const auto* models = r.array("models")) {
-    for (const auto& m : *models) {
-      SLUICE_TRY(auto doc, model_from_json(m));
-      out.push_back(std::move(doc));
-    }
-  }
+  r.each("models", [&](AnswerReader& m) { out.push_back(model_of(m)); });
   SLUICE_TRY(r.done());
   return out;
 }
 
 Result<std::vector<RequestDoc>> requests_from_json(const json::value& v) {
-  Reader r(v, "request list");
+  AnswerReader r(v, "request list");
   std::vector<RequestDoc> out;
-  if (const auto* requests = r.array("requests")) {
-    for (const auto& q : *requests) {
-      SLUICE_TRY(auto doc, request_from_json(q));
-      out.push_back(std::move(doc));
-    }
-  }
+  r.each("requests", [&](AnswerReader& q) { out.push_back(request_of(q)); });
   SLUICE_TRY(r.done());
   return out;
 }

@@ -50,7 +50,7 @@ struct VersionDoc {  // schema sluice.version.v1
 struct RequestDoc {
   std::string id;  // "r-0192"
   std::string model;
-  std::string state;     // running | queued
+  std::string state;     // running | queued | paused (its client does not read)
   std::string phase;     // queued | load | prefill | decode
   int64_t done = 0;      // tokens of the phase
   int64_t total = 0;     // 0: not known
@@ -79,6 +79,8 @@ struct LoadedModelDoc {  // in StatusDoc
   int64_t file_bytes = 0;
   int64_t resident_bytes = 0;
   int64_t kv_bytes = 0;
+  int64_t pinned_bytes = 0;              // weights that stay between passes
+  bool trimmed = false;                  // idle for so long that it gave them back
   int64_t ctx = 0;                       // tokens one generation may hold
   std::optional<int64_t> expires_in_ms;  // null: never, or running
 };

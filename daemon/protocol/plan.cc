@@ -8,6 +8,7 @@
 
 #include "base/bytes.h"
 #include "base/text_escape.h"
+#include "daemon/protocol/answer_reader.h"
 #include "daemon/protocol/fields.h"
 
 namespace sluice {
@@ -71,68 +72,36 @@ json::object to_json(const PlanRowDoc& r) {
           {"limited_by", shown(json::value(r.limited_by))}};
 }
 
-// Reads of an answer: what is absent or null keeps its default, another type is remembered.
-class Reader {
- public:
-  Reader(const json::value* v, bool& bad)
-      : object_(v == nullptr ? nullptr : v->if_object()), bad_(bad) {
-    if (v != nullptr && !v->is_null() && object_ == nullptr) bad_ = true;
-  }
-  const json::value* find(std::string_view key) const {
-    const auto* v = object_ == nullptr ? nullptr : object_->if_contains(key);
-    return v == nullptr || v->is_null() ? nullptr : v;
-  }
-  void get(std::string_view key, std::string& out) const {
-    if (const auto* v = find(key)) v->is_string() ? void(out = v->get_string()) : void(bad_ = true);
-  }
-  void get(std::string_view key, bool& out) const {
-    if (const auto* v = find(key)) v->is_bool() ? void(out = v->get_bool()) : void(bad_ = true);
-  }
-  void get(std::string_view key, double& out) const {
-    if (const auto* v = find(key))
-      v->is_number() ? void(out = v->to_number<double>()) : void(bad_ = true);
-  }
-  void get(std::string_view key, int64_t& out) const {
-    const auto* v = find(key);
-    if (v == nullptr) return;
-    json::error_code ec;
-    const int64_t n = v->is_number() ? v->to_number<int64_t>(ec) : 0;
-    if (!v->is_number() || ec)
-      bad_ = true;
-    else
-      out = n;
-  }
-  void get(std::string_view key, RangeDoc& out) const {
-    const Reader r(find(key), bad_);
-    r.get("low", out.low);
-    r.get("likely", out.likely);
-    r.get("high", out.high);
-  }
-  void get(std::string_view key, PlanInputDoc& out) const {
-    const Reader r(find(key), bad_);
-    r.get("value", out.value);
-    r.get("spread", out.spread);
-    r.get("source", out.source);
-    r.get("age_ms", out.age_ms);
-  }
-  void get(std::string_view key, PlanFloorDoc& out) const {
-    const Reader r(find(key), bad_);
-    r.get("floor_bytes", out.floor_bytes);
-    r.get("kv_bytes", out.kv_bytes);
-    r.get("ring_bytes", out.ring_bytes);
-    r.get("activations_bytes", out.activations_bytes);
-    r.get("fixed_bytes", out.fixed_bytes);
-    r.get("headroom_bytes", out.headroom_bytes);
-  }
+RangeDoc range_of(AnswerReader r) {
+  RangeDoc d;
+  r.get("low", d.low);
+  r.get("likely", d.likely);
+  r.get("high", d.high);
+  return d;
+}
 
- private:
-  const json::object* object_;
-  bool& bad_;
-};
+PlanInputDoc input_of(AnswerReader r) {
+  PlanInputDoc d;
+  r.get("value", d.value);
+  r.get("spread", d.spread);
+  r.get("source", d.source);
+  r.get("age_ms", d.age_ms);
+  return d;
+}
 
-PlanRowDoc row_from_json(const json::value& v, bool& bad) {
+PlanFloorDoc floor_of(AnswerReader r) {
+  PlanFloorDoc d;
+  r.get("floor_bytes", d.floor_bytes);
+  r.get("kv_bytes", d.kv_bytes);
+  r.get("ring_bytes", d.ring_bytes);
+  r.get("activations_bytes", d.activations_bytes);
+  r.get("fixed_bytes", d.fixed_bytes);
+  r.get("headroom_bytes", d.headroom_bytes);
+  return d;
+}
+
+PlanRowDoc row_of(AnswerReader& r) {
   PlanRowDoc d;
-  const Reader r(&v, bad);
   r.get("budget_bytes", d.budget_bytes);
   r.get("fits", d.fits);
   r.get("kv_bytes", d.kv_bytes);
@@ -144,9 +113,9 @@ PlanRowDoc row_from_json(const json::value& v, bool& bad) {
   r.get("cut_slices", d.cut_slices);
   r.get("pinned_ratio", d.pinned_ratio);
   r.get("streamed_bytes_per_token", d.streamed_bytes_per_token);
-  r.get("tok_per_s", d.tok_per_s);
-  r.get("ttft_ms", d.ttft_ms);
-  r.get("load_ms", d.load_ms);
+  d.tok_per_s = range_of(r.object("tok_per_s"));
+  d.ttft_ms = range_of(r.object("ttft_ms"));
+  d.load_ms = range_of(r.object("load_ms"));
   r.get("limited_by", d.limited_by);
   return d;
 }
@@ -214,8 +183,7 @@ json::object to_json(const PlanDoc& d) {
 
 Result<PlanDoc> plan_from_json(const json::value& v) {
   PlanDoc d;
-  bool bad = !v.is_object();
-  const Reader r(&v, bad);
+  AnswerReader r(v, "plan");
   r.get("model", d.model);
   r.get("path", d.path);
   r.get("quantization", d.quantization);
@@ -228,29 +196,18 @@ Result<PlanDoc> plan_from_json(const json::value& v) {
   r.get("prompt_tokens", d.prompt_tokens);
   r.get("threads", d.threads);
   r.get("io", d.io);
-  const Reader inputs(r.find("inputs"), bad);
-  inputs.get("disk_bytes_per_s", d.disk_bytes_per_s);
-  inputs.get("decode_compute_ms", d.decode_compute_ms);
-  inputs.get("prompt_token_ms", d.prompt_token_ms);
+  auto inputs = r.object("inputs");
+  d.disk_bytes_per_s = input_of(inputs.object("disk_bytes_per_s"));
+  d.decode_compute_ms = input_of(inputs.object("decode_compute_ms"));
+  d.prompt_token_ms = input_of(inputs.object("prompt_token_ms"));
   inputs.get("memory_bytes_per_s", d.memory_bytes_per_s);
   inputs.get("runs", d.runs);
   inputs.get("disturbed", d.disturbed);
-  if (const auto* rows = r.find("rows")) {
-    if (!rows->is_array()) bad = true;
-    for (const auto& row : rows->is_array() ? rows->get_array() : json::array())
-      d.rows.push_back(row_from_json(row, bad));
-  }
-  r.get("floor", d.floor);
+  r.each("rows", [&](AnswerReader& row) { d.rows.push_back(row_of(row)); });
+  d.floor = floor_of(r.object("floor"));
   r.get("resident_budget_bytes", d.resident_budget_bytes);
-  if (r.find("limit_bytes") != nullptr) {
-    int64_t limit = 0;
-    r.get("limit_bytes", limit);
-    d.limit_bytes = limit;
-  }
-  if (bad)
-    return Error{"protocol",
-                 "the daemon's plan has a field of an unexpected type",
-                 "client and daemon are of different versions; restart the daemon"};
+  r.get("limit_bytes", d.limit_bytes);
+  SLUICE_TRY(r.done());
   return d;
 }
 

@@ -116,19 +116,19 @@ TEST_F(ModelRegistryTest, UnloadsWhenDueAndNotBefore) {
   const auto entry = r.add(file_, "m", true).value().entry;
   const auto loaded = [&] { return r.doc(*entry).loaded; };
   ASSERT_TRUE(r.acquire(entry, std::nullopt));
-  EXPECT_FALSE(r.unload_expired(ModelRegistry::Clock::now() + std::chrono::hours(1))) << "in use";
+  EXPECT_FALSE(r.tend_idle(ModelRegistry::Clock::now() + std::chrono::hours(1))) << "in use";
   EXPECT_TRUE(loaded());
   r.release(entry, 5000, true);
-  const auto next = r.unload_expired(ModelRegistry::Clock::now() + std::chrono::seconds(4));
+  const auto next = r.tend_idle(ModelRegistry::Clock::now() + std::chrono::seconds(4));
   EXPECT_TRUE(loaded());
   ASSERT_TRUE(next);
-  EXPECT_FALSE(r.unload_expired(*next));
+  EXPECT_FALSE(r.tend_idle(*next));
   EXPECT_FALSE(loaded());
   EXPECT_EQ(budgets_.back().used(), 0u) << "everything went with it";
 
   ASSERT_TRUE(r.acquire(entry, std::nullopt));
   r.release(entry, -1, true);
-  EXPECT_FALSE(r.unload_expired(ModelRegistry::Clock::now() + std::chrono::hours(10000)));
+  EXPECT_FALSE(r.tend_idle(ModelRegistry::Clock::now() + std::chrono::hours(10000)));
   EXPECT_TRUE(loaded()) << "negative: for ever";
   ASSERT_TRUE(r.acquire(entry, std::nullopt));
   r.release(entry, 0, true);
@@ -170,6 +170,36 @@ TEST_F(ModelRegistryTest, IdleModelsMakeRoom) {
   ASSERT_TRUE(second) << second.error().what;
   EXPECT_FALSE(r.doc(*a).loaded);
   EXPECT_LE(budgets_.back().used(), limit);
+}
+
+TEST_F(ModelRegistryTest, TheHeadersCopyIsInTheLedgerWhileItIsRead) {
+  uint64_t header = 0;
+  {
+    ModelRegistry r = registry();
+    const auto added = r.add(file_, "m", false);
+    ASSERT_TRUE(added) << added.error().what;
+    const auto entry = added.value().entry;
+    EXPECT_EQ(budgets_.back().used(), 0u);
+    ASSERT_TRUE(r.text(entry));
+    EXPECT_EQ(budgets_.back().used(), r.holdings()[0].tables) << "what is left is the tokenizer";
+    r.unload(entry);
+    EXPECT_EQ(budgets_.back().used(), 0u);
+    header = check_model(file_).value()->file.header_bytes();
+  }
+  ASSERT_GT(header, 4096u);
+  // A budget of one byte less cannot even read it; a request to register says so.
+  ModelRegistry small = registry(header - 1);
+  const auto code = [](const auto& result) {
+    return result ? std::string("done") : result.error().code;
+  };
+  EXPECT_EQ(code(small.add(file_, "m", true)), "budget_exceeded");
+  const auto entry = small.add(file_, "m", false);
+  ASSERT_TRUE(entry) << "given at the start it is there, for a larger budget";
+  EXPECT_EQ(code(small.text(entry.value().entry)), "budget_exceeded");
+  EXPECT_EQ(code(small.acquire(entry.value().entry, std::nullopt)), "model_does_not_fit");
+  EXPECT_EQ(budgets_.back().used(), 0u);
+  ModelRegistry enough = registry(header);
+  EXPECT_TRUE(enough.add(file_, "n", true));
 }
 
 TEST_F(ModelRegistryTest, ADamagedListIsPutAside) {

@@ -96,6 +96,25 @@ TEST(PlanProtocol, ADocumentComesBackAsItWasSent) {
   EXPECT_EQ(plan_from_json(json::parse(R"({"rows":[{"fits":"yes"}]})")).error().code, "protocol");
 }
 
+TEST(PlanProtocol, AFieldOfAnotherTypeIsNamedWithTheWayToIt) {
+  const auto said = [](const char* text) {
+    const auto got = plan_from_json(json::parse(text));
+    return got ? std::string() : got.error().what;
+  };
+  const auto names = [&](const char* text, const char* field) {
+    const std::string what = said(text);
+    return what.find(std::string("\"") + field + "\"") != std::string::npos ? "" : what + "?";
+  };
+  EXPECT_EQ(names(R"({"rows":[{},{"tok_per_s":{"low":"1"}}]})", "rows[1].tok_per_s.low"), "");
+  EXPECT_EQ(names(R"({"rows":[7]})", "rows[0]"), "");
+  EXPECT_EQ(names(R"({"rows":{}})", "rows"), "");
+  EXPECT_EQ(
+      names(R"({"inputs":{"disk_bytes_per_s":{"age_ms":1.5}}})", "inputs.disk_bytes_per_s.age_ms"),
+      "");
+  EXPECT_EQ(names(R"({"floor":1,"model":2})", "model"), "") << "the first that is read";
+  EXPECT_EQ(said(R"({"floor":null,"rows":null,"inputs":{"runs":null}})"), "");
+}
+
 struct Folder {
   Folder() {
     char name[] = "/tmp/sluice-measurements-XXXXXX";

@@ -564,7 +564,7 @@ class OnATerminal(WithModel):
         t.expect('>>> ')
         t.type('/set tmep=1\n')
         t.expect('did you mean temp')
-        t.type('/budget\n')
+        t.type('/edit\n')
         t.expect('not part of this version')
         t.type('/hlep\n')
         t.expect('did you mean /help')
@@ -580,6 +580,39 @@ class OnATerminal(WithModel):
         self.assertEqual(t.wait(), 0)
         history = self.w.root + '/state/sluice/history'
         self.assertEqual(stat.S_IMODE(os.stat(history).st_mode), 0o600)
+
+    def test_the_budget_in_a_conversation(self):
+        before = self.w.json('budget', 'show')['limit_bytes']
+        t = self.chat()
+        t.type('Tell me a story.\n')
+        answer = t.expect(r'Tell me a story\.\n((?:.|\n)+?)>>> ').group(1)
+        self.assertTrue(answer.strip())
+        t.type('/budget\n')
+        t.expect(r'budget +\S+ [KMG]iB  effective')
+        t.expect(r'kernel +rss')
+        t.type('/budget 120M\n')
+        t.expect(r'budget .* -> 120 MiB: .*in \d+ ms; running requests continue')
+        self.assertEqual(self.w.json('budget', 'show')['limit_bytes'], 120 << 20)
+        t.type('/budget 1M\n')
+        t.expect(r'sluice: budget set failed: budget 1 MiB is below the floor.*\[budget_below_floor\]')
+        t.expect(r'try: +sluice budget set \d+M')
+        t.type('/budget lots\n')
+        t.expect(r'sluice: budget set failed: .*lots')
+        self.assertEqual(self.w.json('budget', 'show')['limit_bytes'], 120 << 20)
+        t.type('/plan x\n')
+        t.expect('takes nothing')
+        t.type('/plan\n')
+        t.expect(r'BUDGET +FLOOR\? +PINNED')
+        t.expect(r'floor \d+ MiB = ')
+        t.expect('>>> ')
+        t.type('/retry\n')     # the conversation is as it was, and so is the text
+        self.assertEqual(t.expect(r'/retry\n((?:.|\n)+?)>>> ').group(1), answer)
+        t.type('/show\n')
+        t.expect('messages +2')
+        t.type(f'/budget {before}\n')
+        t.expect('running requests continue')
+        t.type('/bye\n')
+        self.assertEqual(t.wait(), 0)
 
     def test_ctrl_d_leaves(self):
         t = self.chat()

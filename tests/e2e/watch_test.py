@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -124,7 +125,7 @@ class Watch(unittest.TestCase):
             s.wait("model.unloaded")
             seqs = [e["seq"] for e in s.all[1:]]
             self.assertEqual(seqs, sorted(set(seqs)))
-            order = [t for t in s.types() if t.startswith(("request.", "model."))]
+            order = [t for t in s.types() if t.startswith(("request.", "model.")) and t != "request.progress"]
             self.assertEqual(order, ["request.queued", "request.started", "model.loading", "model.loaded", "model.idle",
                                      "request.finished", "model.unloaded"], order)
             # Again from the middle, by Last-Event-ID and by ?since=; only some types.
@@ -138,6 +139,146 @@ class Watch(unittest.TestCase):
                 again.close()
             s.close()
             self.assertEqual(d.get("/sluice/v1/events?since=x")[0], 400)
+
+    def test_progress_is_told_now_and_then(self):
+        os.environ["SLUICE_KERNELS"] = "scalar"     # long enough to be watched
+        try:
+            with Daemon(SLUICED, MODEL, flags=["--budget", "96M"]) as d:
+                s = Stream(d, "?types=request")
+                t = time.monotonic()
+                complete(d, 1900)
+                took = time.monotonic() - t
+                s.wait("request.finished")
+                told = [e for e in s.all if e["type"] == "request.progress"]
+                self.assertEqual(len({e["id"] for e in told}), 1)
+                self.assertGreaterEqual(len(told), 1, "took %.1f s" % took)
+                self.assertLessEqual(len(told), took / 0.5 + 1, "at most two a second")
+                decode = [e for e in told if e["phase"] == "decode"]
+                self.assertEqual([e["done"] for e in decode], sorted(e["done"] for e in decode))
+                for e in decode:
+                    self.assertTrue(0 < e["done"] <= e["total"], e)
+                self.assertEqual(len({e["total"] for e in decode}), 1)
+                s.close()
+        finally:
+            del os.environ["SLUICE_KERNELS"]
+
+    def test_a_stall_names_its_request(self):
+        os.environ["SLUICE_IOFAULT"] = "read:3+:60ms"
+        try:
+            with Daemon(SLUICED, MODEL, flags=["--budget", "96M"]) as d:
+                s = Stream(d)
+                s.wait("hello")
+                complete(d, 1500)
+                e = s.wait("stall")
+                self.assertGreaterEqual(e["ms"], 1)
+                self.assertEqual(e["request"], s.wait("request.started")["id"])
+                s.close()
+        finally:
+            del os.environ["SLUICE_IOFAULT"]
+
+    def test_log_lines_and_reloads_are_events(self):
+        with Daemon(SLUICED, MODEL) as d:
+            s = Stream(d, "?types=log,config")
+            s.wait("hello")
+            put(d, "80M")
+            e = s.wait("log")
+            self.assertEqual(e["level"], "info")
+            self.assertIn("budget cause=user", e["msg"])
+            config = os.path.join(d.dir, "sluiced.toml")
+            with open(config, "w") as f:
+                f.write("[log]\nlevel = \"warn\"\n[queue]\nmax = 5\n")
+            d.process.send_signal(signal.SIGHUP)
+            e = s.wait("config.reloaded")
+            self.assertEqual((e["config"], e["log_level"], e["needs_restart"]), (config, "warn", ["queue.max"]))
+            before = len(s.all)
+            with open(config, "w") as f:
+                f.write("[queue]\nmax = lots\n")
+            d.process.send_signal(signal.SIGHUP)
+            end = time.monotonic() + 10
+            while time.monotonic() < end and not any(e["type"] == "log" and "settings kept" in e["msg"] for e in s.all[before:]):
+                time.sleep(0.02)
+            self.assertEqual([e["type"] for e in s.all[before:]], ["log"], "a bad file reloads nothing, and says so")
+            s.close()
+
+    def test_residency_deltas(self):
+        with Daemon(SLUICED, MODEL, flags=["--budget", "96M"]) as d:
+            def look(since=None):
+                status, doc, _ = d.get("/sluice/v1/residency?model=demo" + ("" if since is None else "&since=%d" % since))
+                self.assertEqual(status, 200, doc)
+                return doc
+            empty = look()
+            self.assertEqual((empty["full"], empty["since"], empty["blocks"]), (True, None, []))
+            complete(d)
+            whole = look(empty["seq"])
+            self.assertEqual((whole["full"], whole["since"]), (True, empty["seq"]), "loaded meanwhile: all of it")
+            have = {b["id"]: b for b in whole["blocks"]}
+            self.assertEqual([b["next_use_in_blocks"] for b in whole["blocks"]], list(range(len(have))), "nothing runs")
+            for b in whole["blocks"]:
+                self.assertEqual(b["refs"], 0)
+                if b["kind"] != "embed":
+                    self.assertLess(b["last_use_ms_ago"], 60_000)
+                    self.assertGreater(b["load_ms_p50"], 0)
+                    self.assertEqual(b["pin_reason"], "plan")
+            same = look(whole["seq"])
+            self.assertEqual((same["full"], same["blocks"], same["seq"]), (False, [], whole["seq"]))
+            # A smaller budget takes pins of some blocks: those rows come, and with them the map is whole again.
+            used = d.get("/sluice/v1/budget")[1]["used_bytes"]
+            self.assertEqual(put(d, used - 3 * MIB)[0], 200)
+            before = -1
+            while before != (before := look()["seq"]):      # what was unpinned is read ahead for the next pass
+                time.sleep(0.2)
+            delta = look(whole["seq"])
+            self.assertFalse(delta["full"])
+            self.assertTrue(0 < len(delta["blocks"]), delta)
+            have.update({b["id"]: b for b in delta["blocks"]})
+            steady = ("id", "name", "bytes", "state", "resident_bytes", "pin_bytes", "hits", "misses", "evictions",
+                      "read_bytes_total")
+            self.assertEqual([[have[b["id"]][k] for k in steady] for b in look()["blocks"]],
+                             [[b[k] for k in steady] for b in look()["blocks"]])
+            # While one runs, the pass is somewhere and ages grow only from there.
+            c = Client(d.socket)
+            c.send("POST", "/v1/completions", {"prompt": "Once", "max_tokens": 1500, "temperature": 0, "stream": True})
+            c.head()
+            c.chunk()
+            seen = {b["id"]: b["next_use_in_blocks"] for b in look()["blocks"]}
+            self.assertEqual(sorted(seen.values()), list(range(len(seen))))
+            c.close()
+            self.assertEqual(d.get("/sluice/v1/residency?since=x")[0], 400)
+            self.assertTrue(look(whole["seq"] + 10**9)["full"], "a number nobody gave out")
+            self.assertTrue(look(1)["full"], "of an earlier daemon")
+
+    def test_an_idle_model_gives_its_pins_back_and_takes_them_again(self):
+        with Daemon(SLUICED, MODEL, flags=["--budget", "96M", "--set", "models.idle_trim=1s"]) as d:
+            s = Stream(d)
+            want = complete(d)[1]["choices"][0]["text"]
+            ended = time.monotonic()
+            model = d.get("/sluice/v1/status")[1]["models"][0]
+            pinned = model["pinned_bytes"]
+            self.assertGreater(pinned, 0)
+            self.assertFalse(model["trimmed"])
+            self.assertFalse(d.get("/sluice/v1/residency")[1]["trimmed"])
+            e = s.wait("model.trimmed")
+            self.assertGreater(time.monotonic() - ended, 0.8, "not before its time")
+            self.assertEqual((e["model"], e["bytes"], e["reason"]), ("demo", pinned, "idle"))
+            self.assertEqual(s.wait("block.evict")["reason"], "idle")
+            model = d.get("/sluice/v1/status")[1]["models"][0]
+            self.assertEqual((model["state"], model["pinned_bytes"], model["trimmed"]), ("idle", 0, True))
+            doc = d.get("/sluice/v1/residency")[1]
+            self.assertEqual((doc["loaded"], doc["trimmed"]), (True, True))
+            self.assertEqual(sum(b["pin_bytes"] for b in doc["blocks"]), 0)
+            self.assertEqual(d.get("/sluice/v1/budget")[1]["accounted"]["weights_pinned"], 0)
+            p = subprocess.run([SLUICE, "--host", d.socket, "status"], capture_output=True, text=True, timeout=60)
+            self.assertIn("idle, pins given back", p.stdout)
+            # Next use fills them again, without a load, and changes no text.
+            self.assertEqual(complete(d)[1]["choices"][0]["text"], want)
+            model = d.get("/sluice/v1/status")[1]["models"][0]
+            self.assertEqual((model["pinned_bytes"], model["trimmed"]), (pinned, False))
+            self.assertEqual(s.types().count("model.loaded"), 1)
+            s.close()
+        with Daemon(SLUICED, MODEL, flags=["--budget", "96M", "--set", "models.idle_trim=-1"]) as d:
+            complete(d)
+            time.sleep(1.5)
+            self.assertGreater(d.get("/sluice/v1/status")[1]["models"][0]["pinned_bytes"], 0, "never")
 
     def test_readers_are_bounded_and_hold_nothing_up(self):
         with Daemon(SLUICED, MODEL, flags=["--budget", "96M"]) as d:

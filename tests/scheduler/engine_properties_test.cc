@@ -283,6 +283,40 @@ TEST_P(EngineOnModels, KeptPrefixChangesNoToken) {
   EXPECT_EQ(used.tokens(drawn(shorter, 8, 5)), Rig(model_).tokens(drawn(shorter, 8, 5)));
 }
 
+// Interrupted anywhere, with other work in between that leaves nothing of its KV, and taken up
+// again from the ids alone.
+TEST_P(EngineOnModels, TakenUpAgainItIsTheTextThatWasBegun) {
+  if (moving_frequencies(*model_)) GTEST_SKIP() << "its rotations depend on the length of the call";
+  constexpr int64_t kTokens = 12;
+  const Ids prompt = random_ids(*model_, prompt_length(*model_, kTokens + 1), 5);
+  const Ids other = random_ids(*model_, prompt.size() / 2 + 1, 6);
+  Rig rig(model_);
+  for (GenerationRequest whole : {greedy(prompt, kTokens), drawn(prompt, kTokens, 11)}) {
+    whole.want_logprobs = true;
+    Collected at_once;
+    ASSERT_TRUE(rig.run(whole, at_once));
+    ASSERT_EQ(at_once.tokens.size(), static_cast<size_t>(kTokens));
+    for (const size_t first : {size_t{1}, size_t{5}, size_t{11}}) {
+      Collected begun;
+      begun.on_nth = [&](size_t n) { return n < first; };
+      ASSERT_TRUE(rig.run(whole, begun));
+      ASSERT_EQ(begun.tokens.size(), first);
+      rig.tokens(greedy(other, 2));
+      GenerationRequest rest = whole;
+      const Ids ids = begun.ids();
+      rest.prompt.insert(rest.prompt.end(), ids.begin(), ids.end());
+      rest.n_generated = first;
+      rest.max_tokens = kTokens - static_cast<int64_t>(first);
+      Collected ended;
+      ASSERT_TRUE(rig.run(rest, ended));
+      begun.tokens.insert(begun.tokens.end(), ended.tokens.begin(), ended.tokens.end());
+      ASSERT_EQ(begun.ids(), at_once.ids()) << "after " << first;
+      for (size_t i = 0; i < begun.tokens.size(); ++i)
+        ASSERT_EQ(begun.tokens[i].logprob, at_once.tokens[i].logprob) << first << ' ' << i;
+    }
+  }
+}
+
 TEST_P(EngineOnModels, AppendingNothingGoesOnAsIfItHadNotStopped) {
   if (moving_frequencies(*model_)) GTEST_SKIP() << "call lengths differ by definition";
   const Ids prompt = random_ids(*model_, prompt_length(*model_, 20), 4);

@@ -579,5 +579,166 @@ TEST_F(RunQueueTest, ShutdownRacesWithSubmitAndCancel) {
   }
 }
 
+// A job that parks in its first turn and ends in its second.
+TEST_F(RunQueueTest, AParkedJobLetsOthersRunAndComesBackWhenResumed) {
+  RunQueue queue({});
+  std::atomic<int> turns{0};
+  RunQueue::Job slow = named("slow", 1);
+  slow.work = [&] {
+    log_.add("slow" + std::to_string(++turns));
+    if (turns == 1) queue.park();
+  };
+  const std::string id = queue.submit(slow).value().id;
+  EXPECT_EQ(log_.wait_for(1).back(), "slow1");
+  for (int i = 0; i < 5; ++i) submit(queue, "other", 1);
+  EXPECT_EQ(log_.wait_for(6).back(), "other");
+  while (queue.list().size() > 1) std::this_thread::yield();
+  const auto jobs = queue.list();
+  ASSERT_EQ(jobs.size(), 1u);
+  EXPECT_TRUE(jobs[0].parked);
+  EXPECT_FALSE(jobs[0].running);
+  EXPECT_EQ(queue.waiting(), 0u);
+  queue.resume("r-9999");  // nobody's
+  queue.resume(id);
+  EXPECT_EQ(log_.wait_for(7).back(), "slow2");
+  while (!queue.list().empty()) std::this_thread::yield();
+  queue.resume(id);  // has ended
+  EXPECT_EQ(log_.lines().size(), 7u);
+}
+
+TEST_F(RunQueueTest, AResumeThatComesBeforeTheTurnEndsIsNotLost) {
+  for (const bool others : {false, true}) {
+    RunQueue queue({});
+    Gate first, go;
+    int turns = 0;
+    RunQueue::Job slow = named("slow", 1);
+    std::string id;
+    slow.work = [&] {
+      if (++turns == 2) return log_.add("second");
+      queue.park();
+      first.open();
+      go.wait();
+    };
+    const size_t before = log_.lines().size();
+    id = queue.submit(slow).value().id;
+    first.wait();
+    queue.resume(id);
+    if (others) submit(queue, "other", 1);
+    go.open();
+    const auto lines = log_.wait_for(before + (others ? 2 : 1));
+    EXPECT_EQ(lines.back(), "second") << "after those it stepped aside for";
+  }
+}
+
+TEST_F(RunQueueTest, AParkedJobEndsInOneDropWhenCancelledOrShutDown) {
+  for (const bool by_shutdown : {false, true}) {
+    RunQueue queue({});
+    RunQueue::Job slow = named("slow", 1);
+    slow.work = [&] { queue.park(); };
+    const size_t before = log_.lines().size();
+    const auto cancel = slow.cancel = std::make_shared<CancelToken>();
+    const std::string id = queue.submit(slow).value().id;
+    while (queue.list().empty() || !queue.list()[0].parked) std::this_thread::yield();
+    if (by_shutdown) {
+      queue.shutdown(20);
+    } else {
+      EXPECT_FALSE(queue.cancel(id, 2, false)) << "of another uid";
+      EXPECT_TRUE(queue.cancel(id, 1, false));
+    }
+    EXPECT_TRUE(cancel->cancelled());
+    EXPECT_EQ(log_.wait_for(before + 1).back(), "-slow");
+    queue.resume(id);
+    EXPECT_FALSE(queue.cancel(id, 1, false));
+    EXPECT_TRUE(queue.list().empty());
+    EXPECT_EQ(log_.lines().size(), before + 1);
+  }
+}
+
+TEST_F(RunQueueTest, ACancelInTheTurnThatParksIsADropToo) {
+  RunQueue queue({});
+  Gate parked, go;
+  RunQueue::Job slow = named("slow", 1);
+  slow.work = [&] {
+    queue.park();
+    parked.open();
+    go.wait();
+  };
+  const std::string id = queue.submit(slow).value().id;
+  parked.wait();
+  EXPECT_TRUE(queue.cancel(id, 1, false));
+  go.open();
+  EXPECT_EQ(log_.wait_for(1), (std::vector<std::string>{"-slow"}));
+  while (!queue.list().empty()) std::this_thread::yield();
+}
+
+TEST_F(RunQueueTest, ParkedJobsCountInTheLimits) {
+  RunQueueLimits limits;
+  limits.max_waiting = 3;
+  limits.max_waiting_per_uid = 2;
+  RunQueue queue(limits);
+  const auto park_one = [&](uint32_t uid) {
+    RunQueue::Job job = named("parked", uid);
+    job.work = [&queue] { queue.park(); };
+    return queue.submit(job);
+  };
+  const auto settle = [&](size_t n) {
+    for (;;) {
+      const auto jobs = queue.list();
+      if (jobs.size() == n &&
+          std::all_of(jobs.begin(), jobs.end(), [](auto& j) { return j.parked; }))
+        return;
+      std::this_thread::yield();
+    }
+  };
+  const std::string first = park_one(1).value().id;
+  settle(1);
+  ASSERT_TRUE(park_one(1));
+  settle(2);
+  EXPECT_EQ(park_one(1).error().code, "queue_full");
+  ASSERT_TRUE(park_one(2));
+  settle(3);
+  EXPECT_EQ(park_one(3).error().code, "overloaded");
+  EXPECT_TRUE(queue.cancel(first, 1, false));
+  ASSERT_TRUE(park_one(3)) << "its place is free again";
+  settle(3);
+  queue.shutdown(0);
+  EXPECT_TRUE(queue.list().empty());
+}
+
+TEST_F(RunQueueTest, EveryJobEndsExactlyOnceAlsoWhenSomePark) {
+  const unsigned seed = std::random_device{}();
+  std::mt19937 rng(seed);
+  for (int round = 0; round < 20; ++round) {
+    RunQueueLimits limits;
+    limits.max_waiting = limits.max_waiting_per_uid = 64;
+    RunQueue queue(limits);
+    constexpr int kJobs = 60;
+    std::vector<std::atomic<int>> ended(kJobs), turns(kJobs);
+    std::vector<std::string> ids;
+    for (int i = 0; i < kJobs; ++i) {
+      RunQueue::Job job = named("j", static_cast<uint32_t>(i % 3));
+      const int parks = static_cast<int>(rng() % 3);
+      job.work = [&, i, parks] {
+        if (turns[static_cast<size_t>(i)]++ < parks) return queue.park();
+        ++ended[static_cast<size_t>(i)];
+      };
+      job.dropped = [&, i] { ++ended[static_cast<size_t>(i)]; };
+      auto ticket = queue.submit(job);
+      ASSERT_TRUE(ticket);
+      ids.push_back(ticket.value().id);
+      if (rng() % 4 == 0) queue.cancel(ids[rng() % ids.size()], 0, true);
+      if (rng() % 2 == 0) queue.resume(ids[rng() % ids.size()]);
+    }
+    const bool drain = rng() % 2 == 0;
+    while (drain && !queue.list().empty()) {
+      for (const std::string& id : ids) queue.resume(id);
+    }
+    queue.shutdown(0);
+    while (!queue.list().empty()) std::this_thread::yield();
+    for (int i = 0; i < kJobs; ++i)
+      ASSERT_EQ(ended[static_cast<size_t>(i)], 1) << "job " << i << " seed " << seed;
+  }
+}
+
 }  // namespace
 }  // namespace sluice

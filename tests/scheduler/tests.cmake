@@ -1,6 +1,7 @@
 sluice_test(scheduler_tests
   SOURCES
     scheduler/engine_properties_test.cc
+    scheduler/pin_shares_test.cc
     scheduler/run_queue_test.cc
     scheduler/sampler_test.cc
     scheduler/thread_pool_test.cc
