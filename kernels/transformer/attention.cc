@@ -100,8 +100,11 @@ void attend(WalkContext& c, int64_t layer, const WalkTokens& tokens) noexcept {
   const int64_t lane = c.ws.max_runs * c.ws.tile_tokens * hp.group_size();    // partials that one thread may hold
   auto* parts = reinterpret_cast<AttentionPartial*>(c.ws.attn_part);
   if (tokens.n * heads > c.ws.shape.n_threads) {
-    // Ranges are cut anywhere: each makes its own tiles of the tokens it got. A tile changes no result.
-    parallel_for(c.parallel, tokens.n * heads, c.ws.tile_tokens, [&](int64_t begin, int64_t end, int thread) {
+    // Ranges are cut anywhere: each makes its own tiles of the tokens it got. A tile changes no result; few tokens are
+    // shared out one by one.
+    const int64_t share = tokens.n * heads / (4 * c.ws.shape.n_threads);
+    const int64_t grain = share < 1 ? 1 : share < c.ws.tile_tokens ? share : c.ws.tile_tokens;
+    parallel_for(c.parallel, tokens.n * heads, grain, [&](int64_t begin, int64_t end, int thread) {
       float* acc = c.ws.attn_acc + thread * lane * hp.head_dim;
       AttentionPartial* part = parts + thread * lane;
       for (int64_t i = begin; i < end;) {
