@@ -195,6 +195,7 @@ class ThreadedIoQueue final : public IoQueue {
       passed_over_ = &queue == &last_ || last_.empty() ? 0 : passed_over_ + 1;
       const ReadRequest r = queue.front();
       queue.pop_front();
+      if (something_to_do()) ready_.notify_one();
       if (r.drop) {
         lock.unlock();
         drop_now(r.part, r.file_offset, r.n_bytes);
@@ -217,6 +218,8 @@ class ThreadedIoQueue final : public IoQueue {
       stats_.bytes += read ? r.n_bytes : 0;
       stats_.failures += read ? 0u : 1u;
       correct_depth();
+      // What comes next is read while this one is looked at by its owner.
+      if (something_to_do()) ready_.notify_one();
       lock.unlock();
       done_(ctx_, r.tag, read ? nullptr : &read.error());
       lock.lock();

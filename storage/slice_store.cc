@@ -312,8 +312,19 @@ void SliceStore::pump_fill() {
   }
 }
 
+// What a pass that was cut short had asked of its router's choice: nobody will come for it.
+void SliceStore::forget_announced() {
+  announced_.clear();
+  next_announced_ = 0;
+  for (const Slot& slot : slots_) {
+    const Entry& e = entries_[slot.id];
+    if (slot.used && e.expert != kNoExpert && e.state == State::kReady && e.refs == 0) drop(slot.id);
+  }
+}
+
 void SliceStore::fill_ahead() {
   const std::lock_guard lock(mutex_);
+  forget_announced();
   fill_ = Fill::kIdle;
   fill_rank_ = fill_expert_ = 0;
   pump();
@@ -393,7 +404,12 @@ void SliceStore::finish(uint64_t tag, const Error* error) {
       if (error != nullptr) {
         if (e.slot == kPinned) pinned_bytes_ += index_[id].n_bytes;      // drop() takes it off again
         e.state = State::kReady;
+        const bool was_pin = e.slot == kPinned;
         drop(id);
+        // A read that failed half way has left pages of the file behind, which nobody would count.
+        if (const SliceRange pages = pages_to_drop(id); was_pin && pages.n_bytes > 0) {
+          io_->drop_now(index_[id].part, pages.offset, pages.n_bytes);
+        }
       } else {
         e.state = State::kReady;
         blocks_[e.block].read_bytes += e.read.n_bytes;
@@ -415,8 +431,7 @@ void SliceStore::begin_pass(size_t n_scheduled, std::function<bool()> cancelled)
   pass_end_ = n_scheduled;
   ++pass_;
   if (fill_ == Fill::kIdle) fill_ = Fill::kBeside;
-  announced_.clear();
-  next_announced_ = 0;
+  forget_announced();
   turns_ = 0;
   for (const Slot& slot : slots_) entries_[slot.id].awaited = false;      // left by a pass that was cancelled
   failure_.reset();
@@ -598,7 +613,8 @@ Result<void> SliceStore::set_cut(size_t n) {
   };
   std::unique_lock lock(mutex_);
   const size_t before = cut_;
-  if (n >= before) {
+  if (n == before) return success();
+  if (n > before) {
     lock.unlock();
     SLUICE_TRY(pin_reservation_.resize(pin_bytes(n)));
     lock.lock();

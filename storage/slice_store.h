@@ -179,6 +179,7 @@ class SliceStore {
   bool pump_announced();
   void start_wanted(std::span<const SliceId> wanted, const std::vector<bool>& done);
   void pump_schedule();
+  void forget_announced();
   void pump_fill();
   enum class Urgency : uint8_t { kDemand, kAhead, kFill };
   bool start(SliceId id, Urgency urgency, uint64_t distance);

@@ -335,6 +335,27 @@ TEST_F(ExpertStoreTest, FreeCellsFillWhileNoPassRunsAndGoToWhoeverIsAskedFor) {
   }
 }
 
+// A pass that ends early leaves nothing behind that keeps others from being read.
+TEST_F(ExpertStoreTest, WhatNobodyComesForMakesRoom) {
+  open();
+  store_->begin_pass(shape_.dense.size());
+  std::vector<SliceId> all;
+  for (uint32_t e = 0; e < kExperts; ++e) {
+    const auto& slices = shape_.experts[expert(0, e)].slices;
+    all.insert(all.end(), slices.begin(), slices.end());
+  }
+  store_->announce(all);
+  while (counted().loading_bytes > 0) std::this_thread::yield();
+  store_->fill_ahead();
+  ASSERT_TRUE(store_->set_cut(cut(0)));
+  uint64_t dense = 0;
+  for (const SliceId id : shape_.dense) dense += shape_.index[id].n_bytes;
+  ASSERT_GT(dense, store_->ring_bytes());      // what the ring holds of the next pass is not read again
+  const auto here = [&] { return store_->stats().pinned_bytes + store_->ring_bytes() >= dense; };
+  for (int i = 0; i < 10000 && !here(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  EXPECT_TRUE(here());
+}
+
 TEST_F(ExpertStoreTest, WhatIsAnnouncedIsReadTogether) {
   open(IoMode::kDirect, "read:*:300ms");
   ASSERT_TRUE(store_->set_cut(shape_.dense.size() + shape_.experts.size()));

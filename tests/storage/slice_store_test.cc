@@ -357,12 +357,30 @@ TEST_F(SliceStoreTest, BesideAPassPinsFillOneAtATime) {
 }
 
 TEST_F(SliceStoreTest, AReadThatNobodyWaitedForFailsNobody) {
-  open("read:5:EIO,read:6:EIO,read:7:EIO,read:8:EIO", 1);
-  ASSERT_TRUE(store_->set_cut(schedule_.size() / 2));
+  const auto rest = [this] {
+    while (store_->block_stats().front().loading_bytes > 0) std::this_thread::yield();
+  };
+  const auto order = make_pin_order(schedule_);
+  const auto n = static_cast<size_t>(std::find(order.begin(), order.end(), 2u) - order.begin());
+  open("", 1);
+  store_->begin_pass(schedule_.size());
+  rest();
+  const uint64_t ahead = store_->stats().io.reads;
+  // The next read is the first that fills; it fails twice, then for good.
+  open("read:" + std::to_string(ahead + 1) + ":EIO,read:" + std::to_string(ahead + 2) + ":EIO", 1);
   store_->fill_ahead();
-  while (store_->block_stats().front().loading_bytes > 0) std::this_thread::yield();
-  for (int i = 0; i < 2; ++i) ASSERT_TRUE(pass());
-  EXPECT_GE(store_->stats().io.failures, 1u);
+  store_->begin_pass(schedule_.size());
+  rest();
+  ASSERT_TRUE(store_->set_cut(n));
+  for (int i = 0; i < 10000 && store_->stats().io.failures == 0; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  ASSERT_EQ(store_->stats().io.failures, 1u);
+  const SliceId wanted[] = {2};      // neither here nor on its way
+  std::vector<bool> done(1, false);
+  std::vector<SliceStore::Held> held;
+  ASSERT_TRUE(store_->hold_ready(wanted, done, held));
+  store_->release(held);
 }
 
 TEST(IoFault, RefusesWhatItDoesNotKnow) {
