@@ -52,6 +52,7 @@ const KernelTable& x86::avx512_kernels() noexcept {
     t.name = "avx512";
     fill_matmul_32_avx512(t);
     fill_matmul_256_avx512(t);
+    fill_matmul_float_avx512(t);
     fill_attention_avx512(t);
     return t;
   }();

@@ -70,28 +70,6 @@ SLUICE_INLINE __m512 exp_16(__m512 x) {
   return _mm512_mul_ps(_mm512_mul_ps(p, _mm512_castsi512_ps(s1)), _mm512_castsi512_ps(s2));
 }
 
-// The tree of the F32 definition over 16 partial sums, for sixteen of them: lane r is the sum of
-// v[r].
-SLUICE_INLINE __m512 sum_partials_of_16(const __m512* v) {
-  __m512 a[8], b[4];
-  for (int i = 0; i < 8; ++i) {  // elements 8 apart; then rows i and i + 8 lie in one vector
-    a[i] = _mm512_add_ps(_mm512_shuffle_f32x4(v[i], v[i + 8], 0x44),
-                         _mm512_shuffle_f32x4(v[i], v[i + 8], 0xee));
-  }
-  for (int i = 0; i < 4; ++i) {  // 4 apart: rows 2i, 2i + 8, 2i + 1, 2i + 9
-    b[i] = _mm512_add_ps(_mm512_shuffle_f32x4(a[2 * i], a[2 * i + 1], 0x88),
-                         _mm512_shuffle_f32x4(a[2 * i], a[2 * i + 1], 0xdd));
-  }
-  const __m512 c = _mm512_add_ps(_mm512_unpacklo_ps(b[0], b[1]), _mm512_unpackhi_ps(b[0], b[1]));
-  const __m512 d = _mm512_add_ps(_mm512_unpacklo_ps(b[2], b[3]), _mm512_unpackhi_ps(b[2], b[3]));
-  const __m512d even = _mm512_unpacklo_pd(_mm512_castps_pd(c), _mm512_castps_pd(d));
-  const __m512d odd = _mm512_unpackhi_pd(_mm512_castps_pd(c), _mm512_castps_pd(d));
-  const __m512 sums = _mm512_add_ps(_mm512_castpd_ps(even), _mm512_castpd_ps(odd));
-  // Lanes hold rows 0 2 4 6, 8 10 12 14, 1 3 5 7, 9 11 13 15.
-  const __m512i order = _mm512_setr_epi32(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15);
-  return _mm512_permutexvar_ps(order, sums);
-}
-
 SLUICE_INLINE float sum_partials_512(__m512 v) {
   return sum_partials(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
 }

@@ -20,6 +20,7 @@ void fill_attention_avx2(KernelTable& t) noexcept;
 // Need cpu_features().avx512_vnni.
 void fill_matmul_32_avx512(KernelTable& t) noexcept;
 void fill_matmul_256_avx512(KernelTable& t) noexcept;
+void fill_matmul_float_avx512(KernelTable& t) noexcept;
 void fill_attention_avx512(KernelTable& t) noexcept;
 
 // dispatch.cc's tables, for entries that call others of it.
