@@ -712,7 +712,8 @@ void ModelRegistry::warm_idle() {
     std::shared_ptr<LoadedModel> loaded;
     {
       const std::lock_guard lock(mutex_);
-      if ((*e)->users == 0) loaded = (*e)->loaded;
+      // What was idle for so long that it was trimmed reads again when it is used.
+      if ((*e)->users == 0 && !(*e)->trimmed) loaded = (*e)->loaded;
     }
     if (loaded) loaded->engine->warm();
   }

@@ -183,7 +183,8 @@ class ModelRegistry {
   void unload(const EntryPtr& entry);
   // Models no job has, longest unused first: gives back pins and kept KV until `bytes` are free.
   void trim_idle(uint64_t bytes);
-  // A budget was raised: idle models read what they may keep of it, the one used last first.
+  // A budget was raised: idle models read what they may keep of it, the one used last first. Those
+  // that were trimmed stay so.
   void warm_idle();
   std::vector<ModelHoldings> holdings() const;
   // Of one model; empty when it is not loaded.
