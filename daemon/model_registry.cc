@@ -761,6 +761,13 @@ void ModelRegistry::unload_idle(uint64_t bytes) {
   }
 }
 
+uint64_t ModelRegistry::idle_unpinned() const {
+  constexpr uint64_t kBesides = 1u << 20;  // rows that are read apart from the ring, and the like
+  uint64_t sum = 0;
+  for (const ModelHoldings& h : holdings()) sum += h.running ? 0 : h.unpinned() + kBesides;
+  return sum;
+}
+
 std::vector<ModelHoldings> ModelRegistry::holdings() const {
   std::vector<ModelHoldings> out;
   const std::lock_guard lock(mutex_);

@@ -218,6 +218,7 @@ class ModelRegistry {
   void balance_pins(double now_s);
   std::vector<EntryPtr> idle_entries() const;  // longest unused first, those with parked jobs last
   void unload_idle(uint64_t bytes);
+  uint64_t idle_unpinned() const;
   void tell(std::string_view type, const std::string& model, boost::json::object more = {}) const;
   std::string near_names(std::string_view name) const;  // mutex_ held
   Result<void> save();
@@ -227,6 +228,7 @@ class ModelRegistry {
    public:
     explicit IdleTrimmer(ModelRegistry& r) : registry_(r) {}
     void reclaim(uint64_t bytes) override { registry_.trim_idle(bytes); }
+    uint64_t most_unpinned() const override { return 0; }  // the other one counts it
 
    private:
     ModelRegistry& registry_;
@@ -235,6 +237,7 @@ class ModelRegistry {
    public:
     explicit IdleUnloader(ModelRegistry& r) : registry_(r) {}
     void reclaim(uint64_t bytes) override { registry_.unload_idle(bytes); }
+    uint64_t most_unpinned() const override { return registry_.idle_unpinned(); }
 
    private:
     ModelRegistry& registry_;

@@ -39,6 +39,8 @@ TEST(HttpMemory, WhatDoesNotFitIsAnErrorAndChangesNothing) {
   ASSERT_TRUE(hold.grow_to(4 * kMiB)) << "and with that";
   const auto more = hold.grow_to(4 * kMiB + 1);
   ASSERT_FALSE(more);
+  EXPECT_FALSE(hold.could_grow_to(4 * kMiB + 1));
+  EXPECT_TRUE(hold.could_grow_to(4 * kMiB));
   EXPECT_EQ(more.error().code, "budget_exceeded");
   EXPECT_EQ(hold.bytes(), 4 * kMiB);
   EXPECT_EQ(budget.used(), 4 * kMiB);

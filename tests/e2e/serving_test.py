@@ -258,13 +258,16 @@ class Ledger(unittest.TestCase):
                      ("Transfer-Encoding: chunked" if length is None else "Content-Length: %d" % length)).encode())
         return c
 
-    def test_a_body_is_charged_before_it_comes_and_given_back(self):
+    def test_a_body_is_charged_as_it_comes_and_given_back(self):
         with Daemon(SLUICED, MODEL, flags=["--budget", "96M"]) as d:
             kept = self.http(d)
             self.assertEqual(kept, MIB)
             c = self.head(d, 4 * MIB)
-            wait_for(lambda: self.http(d) >= 12 * MIB, 10, "the charge")     # the body and what is made of it
+            time.sleep(0.3)
+            self.assertEqual(self.http(d), kept, "a claim takes nothing")
             c.s.sendall(b"x" * MIB)
+            wait_for(lambda: self.http(d) >= 3 * MIB, 10, "the charge")     # the body and what is made of it
+            self.assertLess(self.http(d), 6 * MIB, "for what came, and a step ahead")
             c.close()
             wait_for(lambda: self.http(d) == kept, 10, "what was charged")
             body = json.dumps({"prompt": "x" * (2 * MIB), "max_tokens": 1}).encode()
@@ -274,6 +277,23 @@ class Ledger(unittest.TestCase):
     def test_a_body_without_room_is_refused_and_nobody_else_is_disturbed(self):
         with Daemon(SLUICED, MODEL, flags=["--budget", "96M"]) as d:
             want = complete(d, 1500)
+
+            def held():
+                return [(m["name"], m["pinned_bytes"]) for m in status(d)["models"]]
+            # It could not be had if the idle model were unloaded: that one keeps what it has.
+            _, doc, _ = put(d, MIB)
+            code, doc, _ = put(d, int(doc["error"]["hint"].split()[3][:-1]) * MIB + 17 * MIB)
+            self.assertEqual(code, 200, doc)
+            before = None
+            while before != (before := held()):
+                time.sleep(0.2)
+            self.assertGreater(before[0][1], 0)
+            c = self.head(d, 7 * MIB)
+            code, _, body = c.answer()
+            self.assertEqual((code, json.loads(body)["error"]["code"]), (503, "budget_exceeded"))
+            c.close()
+            self.assertEqual(held(), before)
+            self.assertEqual(put(d, "96M")[0], 200)
             got = []
             run = threading.Thread(target=lambda: got.append(complete(d, 1500)))
             run.start()
@@ -304,7 +324,8 @@ class Ledger(unittest.TestCase):
             self.assertLessEqual(self.http(d), MIB)
             self.assertEqual(put(d, "96M")[0], 200)
             c = self.head(d, 7 * MIB)
-            wait_for(lambda: self.http(d) >= 21 * MIB, 10, "room again")
+            c.s.sendall(b" " * (7 * MIB - 1))
+            wait_for(lambda: self.http(d) >= 21 * MIB - 3, 10, "room again")
             c.close()
 
 
