@@ -67,6 +67,7 @@ GenerationJob::GenerationJob(App& app, HttpRequest request, bool chat)
       request_id_(request.id),
       key_(request_key(request)),
       body_(std::move(request.body)),
+      body_hold_(std::move(request.hold)),
       memory_(app.http_memory) {}
 
 void GenerationJob::start(std::function<void()> wake) {
@@ -191,6 +192,7 @@ Result<GenerationSpec> GenerationJob::read_spec() {
 }
 
 Result<void> GenerationJob::prepare_all() {
+  if (cancel_->cancelled()) return Error{"cancelled", "the client left"};
   if (app_.draining.load()) return Error{"shutting_down", "the daemon is shutting down"};
   SLUICE_TRY(spec_, read_spec());
   SLUICE_TRY(entry_, app_.registry.find(spec_.params.model));

@@ -109,6 +109,7 @@ class GenerationJob : public std::enable_shared_from_this<GenerationJob> {
   const std::string request_id_;
   const RequestKey key_;
   std::string body_;  // dropped once read
+  const std::shared_ptr<const void> body_hold_;  // prompts made of it live as long as this
   const std::chrono::steady_clock::time_point arrived_ = std::chrono::steady_clock::now();
   const std::shared_ptr<Progress> progress_ = std::make_shared<Progress>();
   const std::shared_ptr<CancelToken> cancel_ = std::make_shared<CancelToken>();

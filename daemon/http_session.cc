@@ -56,7 +56,8 @@ Result<void> check_content(const ParsedHead& head) {
 
 }  // namespace
 
-// Held until the answer is complete: prompts and documents made of a body live as long.
+// Bytes in flight are those of connections; the ledger's part lives as long as the body and what is
+// made of it, which a worker may have when the connection has gone.
 class HttpSession::BodyHold {
  public:
   explicit BodyHold(SessionShared& shared)
@@ -290,6 +291,7 @@ asio::awaitable<bool> HttpSession::serve_one() {
   auto body = co_await read_body(parsed.body, hold, parsed.request.body);
   deadline_ = SteadyClock::time_point::max();
   if (!body) co_return co_await refuse(std::move(body).error());
+  parsed.request.hold = hold.memory;
   parsed.request.uid = uid_;
   parsed.request.id = "req_" + random_id();
   set_stage(Stage::kAnswer);
