@@ -225,7 +225,10 @@ Result<ModelRegistry::Added> ModelRegistry::add(const std::string& path,
   if (auto held = header.resize(checked->file.header_bytes()); !held && persistent)
     return std::move(held).error();
   const ModelIdentity identity = identity_of(*checked);
-  if (old && old->identity == identity) return Added{old, false};
+  if (old && old->identity == identity) {
+    old->header_bytes.store(checked->file.header_bytes());
+    return Added{old, false};
+  }
   for (const std::string& w : checked->file.warnings()) spdlog::warn("{} model={}", w, name);
   auto entry = std::make_shared<ModelEntry>(name,
                                             path,
@@ -233,6 +236,8 @@ Result<ModelRegistry::Added> ModelRegistry::add(const std::string& path,
                                             identity,
                                             facts_of(*checked),
                                             persistent || (old && old->persistent));
+  // From now on it is charged before it is read.
+  entry->header_bytes.store(checked->file.header_bytes());
   {
     const std::lock_guard lock(mutex_);
     entries_[name] = entry;

@@ -250,6 +250,9 @@ TEST_F(ModelRegistryTest, TheHeadersCopyIsInTheLedgerWhileItIsRead) {
   EXPECT_EQ(code(small.text(entry.value().entry)), "budget_exceeded");
   EXPECT_EQ(code(small.acquire(entry.value().entry, std::nullopt)), "model_does_not_fit");
   EXPECT_EQ(budgets_.back().used(), 0u);
+  fs::rename(file_, file_ + ".away");
+  EXPECT_EQ(code(small.text(entry.value().entry)), "budget_exceeded") << "before it is opened";
+  fs::rename(file_ + ".away", file_);
   ModelRegistry enough = registry(header);
   EXPECT_TRUE(enough.add(file_, "n", true));
 }
