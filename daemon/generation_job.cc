@@ -499,7 +499,9 @@ Result<void> GenerationJob::generate_choice(Engine& engine, const PromptIds& pro
   }
   Recorder recorder(*this, engine, goes_on);
   SLUICE_TRY(const GenerationStats stats, engine.generate(request, recorder, *cancel_));
-  app_.measurements.learn(engine.model(), stats, compute_signature(app_.pool.n_threads()));
+  GenerationStats measured = stats;
+  if (goes_on) measured.prompt = {};  // no prompt was read: what was computed before, again
+  app_.measurements.learn(engine.model(), measured, compute_signature(app_.pool.n_threads()));
   sum_.decode_ms += stats.decode_ms;
   sum_.completion_tokens += stats.completion_tokens;
   if (!goes_on) {
