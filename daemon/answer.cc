@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <atomic>
 #include <exception>
 #include <mutex>
 #include <optional>
@@ -19,15 +20,18 @@ class WorkerAnswer final : public LongAnswer, public std::enable_shared_from_thi
   WorkerAnswer(Worker& worker,
                std::function<HttpResponse()> make,
                std::string request_id,
-               bool large)
+               bool large,
+               IfGone if_gone)
       : worker_(worker),
         make_(std::move(make)),
         request_id_(std::move(request_id)),
-        large_(large) {}
+        large_(large),
+        if_gone_(if_gone) {}
 
   void start(std::function<void()> wake) override {
     worker_.post(
         [self = shared_from_this(), wake = std::move(wake)] {
+          if (self->gone_.load() && self->if_gone_ == IfGone::kSkip) return;
           HttpResponse made = self->run();
           {
             const std::lock_guard lock(self->mutex_);
@@ -50,7 +54,7 @@ class WorkerAnswer final : public LongAnswer, public std::enable_shared_from_thi
     return step;
   }
 
-  void cancel() override {}
+  void cancel() override { gone_.store(true); }
 
  private:
   HttpResponse run() {
@@ -67,6 +71,8 @@ class WorkerAnswer final : public LongAnswer, public std::enable_shared_from_thi
   const std::function<HttpResponse()> make_;
   const std::string request_id_;
   const bool large_;
+  const IfGone if_gone_;
+  std::atomic<bool> gone_{false};
   std::mutex mutex_;
   std::optional<HttpResponse> made_;  // guarded by mutex_
 };
@@ -76,8 +82,10 @@ class WorkerAnswer final : public LongAnswer, public std::enable_shared_from_thi
 std::shared_ptr<LongAnswer> answer_on(Worker& worker,
                                       std::function<HttpResponse()> make,
                                       std::string request_id,
-                                      bool large) {
-  return std::make_shared<WorkerAnswer>(worker, std::move(make), std::move(request_id), large);
+                                      bool large,
+                                      IfGone if_gone) {
+  return std::make_shared<WorkerAnswer>(
+      worker, std::move(make), std::move(request_id), large, if_gone);
 }
 
 HttpResponse json_response(int status, const boost::json::value& body) {

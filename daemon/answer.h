@@ -49,12 +49,18 @@ using Answer = std::variant<HttpResponse, std::shared_ptr<LongAnswer>>;
 
 class Worker;
 
-// An answer made on a worker thread. Not cancelled: such work is short and bounded. `large`: see
-// Worker::post.
+// What is done where the client has gone before its turn came.
+enum class IfGone : uint8_t {
+  kDoIt,  // what was ordered
+  kSkip,  // what would only have been told
+};
+// An answer made on a worker thread. Once begun it is not cancelled: such work is short and
+// bounded. `large`: see Worker::post. What `make` holds goes when it was made or skipped.
 std::shared_ptr<LongAnswer> answer_on(Worker& worker,
                                       std::function<HttpResponse()> make,
                                       std::string request_id,
-                                      bool large);
+                                      bool large,
+                                      IfGone if_gone = IfGone::kDoIt);
 // Bodies from this size on are large ones.
 inline constexpr size_t kLargeBody = 256u << 10;
 

@@ -107,16 +107,29 @@ BudgetFloor BudgetControl::floor(bool idle) const {
   BudgetFloor f;
   uint64_t givable = budget_.used(MemoryClass::kWeightsPinned) + budget_.used(MemoryClass::kWeightsMapped) +
                      budget_.used(MemoryClass::kFixed);
+  EngineMemory to_load;  // of the parked ones that were unloaded, the largest
   for (const ModelHoldings& h : registry_.holdings()) {
-    if (!h.running || idle) {
+    if ((!h.running && !h.parked) || idle) {
       givable += h.unpinned();
       continue;
     }
     f.running.push_back(h.model);
+    if (!h.loaded) {
+      if (h.to_load.kv + h.to_load.ring + h.to_load.activations >
+          to_load.kv + to_load.ring + to_load.activations)
+        to_load = h.to_load;
+      continue;
+    }
     f.kv += h.engine.kv + h.engine.kv_to_come;
     f.ring += h.engine.ring;
     f.activations += h.engine.activations;
     givable += h.engine.kv + h.engine.ring + h.engine.activations;
+  }
+  // It is loaded again when nothing else runs: the others' memory is there then.
+  if (to_load.kv + to_load.ring + to_load.activations > f.kv + f.ring + f.activations) {
+    f.kv = to_load.kv;
+    f.ring = to_load.ring;
+    f.activations = to_load.activations;
   }
   f.other = less(budget_.used(), givable);
   f.process = base_.process_bytes();
@@ -180,7 +193,7 @@ ApiError BudgetControl::below_floor(uint64_t bytes, bool force) const {
   if (!force && !f.running.empty()) {
     std::string ids;
     for (const auto& job : queue_.list()) {
-      if (job.running) ids += (ids.empty() ? "" : ", ") + job.id;
+      if (job.running || job.parked) ids += (ids.empty() ? "" : ", ") + job.id;
     }
     what = fmt::format("budget {} is below the floor of the running request {} ({})",
                        format_bytes(bytes),
@@ -203,9 +216,10 @@ ApiError BudgetControl::below_floor(uint64_t bytes, bool force) const {
   return e;
 }
 
-void BudgetControl::cancel_running(std::vector<std::string>& cancelled) {
+void BudgetControl::cancel_begun(std::vector<std::string>& cancelled, bool running_too) {
   for (const auto& job : queue_.list()) {
-    if (!job.running || !queue_.cancel(job.id, 0, true)) continue;
+    if (!job.parked && !(job.running && running_too)) continue;
+    if (!queue_.cancel(job.id, 0, true)) continue;
     if (std::find(cancelled.begin(), cancelled.end(), job.id) == cancelled.end()) {
       spdlog::warn("cancelled for a smaller budget request={}", job.id);
       cancelled.push_back(job.id);
@@ -243,7 +257,7 @@ std::vector<EvictedDoc> BudgetControl::foreseen(uint64_t limit_bytes) const {
     if (h.running) take(h, "pins", h.engine.weights_resident);
   }
   for (const ModelHoldings& h : all) {
-    if (!h.running && missing > 0) take(h, "model", h.unpinned());
+    if (!h.running && !h.parked && missing > 0) take(h, "model", h.unpinned());
   }
   return out;
 }
@@ -264,6 +278,8 @@ std::variant<BudgetChangedDoc, ApiError> BudgetControl::change(const BudgetOrder
     return done;
   }
   const auto held = registry_.holdings();
+  // A parked one holds nothing that could not be taken: it would find out when it goes on.
+  if (order.force && bytes < floor().bytes) cancel_begun(done.cancelled, false);
   if (bytes < before) base_.fit(bytes);
   for (int tries = 0;; ++tries) {
     auto set = budget_.set_limit(bytes);
@@ -275,7 +291,7 @@ std::variant<BudgetChangedDoc, ApiError> BudgetControl::change(const BudgetOrder
       base_.fit(before);
       return below_floor(bytes, order.force);
     }
-    if (order.force && tries >= 2) cancel_running(done.cancelled);
+    if (order.force && tries >= 2) cancel_begun(done.cancelled, true);
     std::this_thread::sleep_for(kLookAgain);
   }
   if (bytes > before) {

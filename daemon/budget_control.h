@@ -25,7 +25,7 @@ namespace sluice {
 
 struct BudgetOrder {
   uint64_t limit_bytes = 0;
-  bool force = false;    // cancels running requests where nothing else helps
+  bool force = false;    // cancels requests that have begun where nothing else helps
   bool dry_run = false;  // says what would happen
   int64_t timeout_ms = 10'000;
   uint32_t uid = 0;
@@ -40,7 +40,7 @@ struct BudgetFloor {
   uint64_t process = 0;
   uint64_t headroom = 0;
   uint64_t bytes = 0;                // the floor
-  std::vector<std::string> running;  // models
+  std::vector<std::string> running;  // models, those of requests that stand aside included
 
   std::string holds() const;  // "KV 224 MiB · ring 32 MiB · ..."
 };
@@ -52,7 +52,7 @@ class BudgetControl {
   BudgetControl(Budget& budget, ProcessBase& base, ModelRegistry& registry, RunQueue& queue);
 
   BudgetStateDoc state() const;
-  // What runs counts as if it could not be stopped, unless `idle`.
+  // What runs, or stands aside, counts as if it could not be stopped, unless `idle`.
   BudgetFloor floor(bool idle = false) const;
   std::vector<BudgetChangeDoc> history() const;
 
@@ -74,7 +74,8 @@ class BudgetControl {
  private:
   using Clock = std::chrono::steady_clock;
   ApiError below_floor(uint64_t bytes, bool force) const;
-  void cancel_running(std::vector<std::string>& cancelled);
+  // Those that stand aside, and those that run.
+  void cancel_begun(std::vector<std::string>& cancelled, bool running_too);
   // True when what is resident fits in time.
   bool wait_for_kernel(uint64_t limit_bytes, Clock::time_point deadline) const;
   std::vector<EvictedDoc> foreseen(uint64_t limit_bytes) const;

@@ -67,6 +67,7 @@ GenerationJob::GenerationJob(App& app, HttpRequest request, bool chat)
       request_id_(request.id),
       key_(request_key(request)),
       body_(std::move(request.body)),
+      body_hold_(std::move(request.hold)),
       memory_(app.http_memory) {}
 
 void GenerationJob::start(std::function<void()> wake) {
@@ -191,6 +192,7 @@ Result<GenerationSpec> GenerationJob::read_spec() {
 }
 
 Result<void> GenerationJob::prepare_all() {
+  if (cancel_->cancelled()) return Error{"cancelled", "the client left"};
   if (app_.draining.load()) return Error{"shutting_down", "the daemon is shutting down"};
   SLUICE_TRY(spec_, read_spec());
   SLUICE_TRY(entry_, app_.registry.find(spec_.params.model));
@@ -258,9 +260,7 @@ Result<void> GenerationJob::submit() {
   job.cancel = cancel_;
   // The job holds us until it has run or was dropped.
   job.work = [self = shared_from_this()] { self->run(); };
-  job.dropped = [self = shared_from_this()] {
-    self->finish(self->api_error(Error{"cancelled", "the request was cancelled"}));
-  };
+  job.dropped = [self = shared_from_this()] { self->drop(); };
   std::string id;
   std::function<void()> wake;
   {
@@ -306,10 +306,16 @@ void GenerationJob::note_progress(Phase phase, int64_t done, int64_t total) {
 // What the engine gives goes to the choice's sink, and is kept to go on from.
 class GenerationJob::Recorder final : public TokenSink {
  public:
-  Recorder(GenerationJob& job, bool goes_on) : job_(job), goes_on_(goes_on) {}
+  Recorder(GenerationJob& job, const Engine& engine, bool goes_on)
+      : job_(job), engine_(engine), goes_on_(goes_on) {}
   bool on_token(const Sampled& token) override {
     job_.generated_.push_back(token.id);
-    return job_.sink_->on_token(token);
+    const bool more = job_.sink_->on_token(token);
+    if (job_.stepping_aside_) {
+      const EngineMemory now = engine_.memory();
+      job_.kv_wanted_ = now.kv + now.kv_to_come;
+    }
+    return more;
   }
   void on_prefill(int64_t done, int64_t total) override {
     // Going on, it is not the prompt that is read.
@@ -322,8 +328,19 @@ class GenerationJob::Recorder final : public TokenSink {
 
  private:
   GenerationJob& job_;
+  const Engine& engine_;
   const bool goes_on_;
 };
+
+void GenerationJob::drop() {
+  if (std::exchange(parked_, false)) {
+    app_.registry.drop_parked(entry_, spec_.params.keep_alive_ms);
+    app_.keep_alive_changed();
+  }
+  sink_.reset();
+  text_.reset();
+  finish(api_error(Error{"cancelled", "the request was cancelled"}));
+}
 
 void GenerationJob::run() {
   const auto begun = std::chrono::steady_clock::now();
@@ -335,8 +352,13 @@ void GenerationJob::run() {
   }
   progress_told_ = begun;
   note_progress(Phase::kLoad, 0, 0);
-  auto loaded = app_.registry.acquire(entry_, spec_.params.ctx);
-  if (!loaded) return finish(api_error(std::move(loaded).error()));
+  auto loaded = std::exchange(parked_, false)
+                    ? app_.registry.acquire_parked(entry_, spec_.params.ctx)
+                    : app_.registry.acquire(entry_, spec_.params.ctx);
+  if (!loaded) {
+    app_.keep_alive_changed();
+    return finish(api_error(std::move(loaded).error()));
+  }
   if (first) {
     const std::lock_guard lock(mutex_);
     timings_.queue_ms = ms_between(arrived_, begun);
@@ -357,8 +379,12 @@ void GenerationJob::run() {
   }
   loaded.value().reset();
   const bool aside = !error && choice_ < spec_.n_choices();
-  // The one that stands aside will be back: it does not end the model's stay.
-  app_.registry.release(entry_, aside ? std::nullopt : spec_.params.keep_alive_ms, true);
+  parked_ = aside;
+  if (aside) {
+    app_.registry.park(entry_, needs_);
+  } else {
+    app_.registry.release(entry_, spec_.params.keep_alive_ms, true);
+  }
   app_.keep_alive_changed();
   if (aside) return step_aside();
   sink_.reset();
@@ -390,6 +416,7 @@ Result<void> GenerationJob::generate_all(LoadedModel& loaded) {
   };
   SLUICE_TRY(unchanged());
   stepping_aside_ = false;
+  kv_wanted_ = 0;
   while (choice_ < spec_.n_choices() && !stepping_aside_) {
     auto generated =
         generate_choice(*loaded.engine, prompts_[static_cast<size_t>(choice_ / spec_.params.n)]);
@@ -397,6 +424,8 @@ Result<void> GenerationJob::generate_all(LoadedModel& loaded) {
     SLUICE_TRY(std::move(generated));
   }
   SLUICE_TRY(unchanged());
+  needs_ = loaded.engine->memory();
+  needs_.kv = std::max(needs_.kv, kv_wanted_);
   int64_t prompt_tokens = 0;
   for (const PromptIds& prompt : prompts_) prompt_tokens += static_cast<int64_t>(prompt.ids.size());
   const std::lock_guard lock(mutex_);
@@ -468,9 +497,11 @@ Result<void> GenerationJob::generate_choice(Engine& engine, const PromptIds& pro
   } else {
     begin_choice(request, prompt);
   }
-  Recorder recorder(*this, goes_on);
+  Recorder recorder(*this, engine, goes_on);
   SLUICE_TRY(const GenerationStats stats, engine.generate(request, recorder, *cancel_));
-  app_.measurements.learn(engine.model(), stats, compute_signature(app_.pool.n_threads()));
+  GenerationStats measured = stats;
+  if (goes_on) measured.prompt = {};  // no prompt was read: what was computed before, again
+  app_.measurements.learn(engine.model(), measured, compute_signature(app_.pool.n_threads()));
   sum_.decode_ms += stats.decode_ms;
   sum_.completion_tokens += stats.completion_tokens;
   if (!goes_on) {

@@ -95,6 +95,7 @@ class GenerationJob : public std::enable_shared_from_this<GenerationJob> {
   GenerationRequest engine_request(const PromptIds& prompt, int64_t choice) const;
   void begin_choice(const GenerationRequest& request, const PromptIds& prompt);
   void step_aside();
+  void drop();  // instead of run(), on any thread
   // Waits while the buffer is full and nobody else wants to run. False when cancelled or when this
   // generation is to step aside; the piece is in the buffer all the same, unless cancelled.
   bool emit(Delta delta);
@@ -108,6 +109,7 @@ class GenerationJob : public std::enable_shared_from_this<GenerationJob> {
   const std::string request_id_;
   const RequestKey key_;
   std::string body_;  // dropped once read
+  const std::shared_ptr<const void> body_hold_;  // prompts made of it live as long as this
   const std::chrono::steady_clock::time_point arrived_ = std::chrono::steady_clock::now();
   const std::shared_ptr<Progress> progress_ = std::make_shared<Progress>();
   const std::shared_ptr<CancelToken> cancel_ = std::make_shared<CancelToken>();
@@ -132,6 +134,9 @@ class GenerationJob : public std::enable_shared_from_this<GenerationJob> {
   int64_t choice_ = 0;                // the first that is not complete
   std::unique_ptr<ChoiceSink> sink_;  // of choice_, once begun
   std::vector<TokenId> generated_;    // of choice_
+  bool parked_ = false;               // the registry knows that it will be back
+  uint64_t kv_wanted_ = 0;            // as it stepped aside, while it still ran
+  EngineMemory needs_;                // to go on
   bool can_step_aside_ = false;
   bool stepping_aside_ = false;
 

@@ -28,6 +28,12 @@ bool HttpHold::take_to(uint64_t bytes) {
   return true;
 }
 
+Result<void> HttpHold::could_grow_to(uint64_t bytes) {
+  const uint64_t held = this->bytes();
+  if (bytes <= held) return success();
+  return memory_.budget_.could_reserve(bytes - held, MemoryClass::kHttp);
+}
+
 Result<void> HttpHold::grow_to(uint64_t bytes) {
   if (take_to(bytes)) return success();
   const uint64_t more = bytes - this->bytes();

@@ -54,6 +54,8 @@ class HttpHold {
   bool take_to(uint64_t bytes);
   // Errors: budget_exceeded.
   Result<void> grow_to(uint64_t bytes);
+  // Whether that has a chance, now. Takes nothing; for a worker too.
+  Result<void> could_grow_to(uint64_t bytes);
 
  private:
   HttpMemory& memory_;

@@ -3,6 +3,7 @@
 
 #include <boost/json/value.hpp>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -24,6 +25,9 @@ struct HttpRequest {
   uint32_t uid = 0;  // of the peer, at connect time
   std::string id;    // X-Request-Id
   bool keep_alive = true;
+  // The body's part of the ledger. Goes with the body and what is made of it, on whatever thread
+  // that ends.
+  std::shared_ptr<const void> hold;
 
   // The first header of that (lower-case) name; empty when absent.
   std::string_view header(std::string_view name) const {

@@ -56,7 +56,8 @@ Result<void> check_content(const ParsedHead& head) {
 
 }  // namespace
 
-// Held until the answer is complete: prompts and documents made of a body live as long.
+// Bytes in flight are those of connections; the ledger's part lives as long as the body and what is
+// made of it, which a worker may have when the connection has gone.
 class HttpSession::BodyHold {
  public:
   explicit BodyHold(SessionShared& shared)
@@ -179,39 +180,53 @@ asio::awaitable<Result<std::optional<ParsedHead>>> HttpSession::read_head() {
   }
 }
 
-// Room in the budget for a body of `bytes`. Pins and idle models make room on a worker, which may
-// take as long as a slow disk: this thread answers everybody else meanwhile.
-asio::awaitable<Result<void>> HttpSession::reserve_body(BodyHold& hold, uint64_t bytes) {
-  const uint64_t want = bytes * HttpMemory::kBodyCopies;
-  if (hold.memory->take_to(want)) co_return success();
-  // Both outlive a session that ends meanwhile.
-  auto grown = std::make_shared<std::optional<Result<void>>>();
+// The ledger may take as long as a slow disk: this thread answers everybody else meanwhile.
+asio::awaitable<Result<void>> HttpSession::on_worker(std::function<Result<void>()> work) {
+  deadline_ = SteadyClock::time_point::max();  // our time, not the client's
+  // Outlives a session that ends meanwhile.
+  auto done = std::make_shared<std::optional<Result<void>>>();
   const auto executor = socket_.get_executor();
-  shared_.app.worker.post([memory = hold.memory, grown, want, executor, weak = weak_from_this()] {
-    Result<void> result = memory->grow_to(want);
-    asio::post(executor, [grown, result = std::move(result), weak] {
-      *grown = result;
+  shared_.app.worker.post([work = std::move(work), done, executor, weak = weak_from_this()] {
+    Result<void> result = work();
+    asio::post(executor, [done, result = std::move(result), weak] {
+      *done = result;
       if (const auto self = weak.lock()) self->wake_.cancel();
     });
   });
-  while (!*grown && socket_.is_open()) {
+  while (!*done && socket_.is_open()) {
     wake_.expires_at(SteadyClock::time_point::max());
     co_await wake_.async_wait(kAwait);
   }
-  if (!*grown) co_return Error{"cancelled", "the connection ended"};
-  co_return **grown;
+  if (!*done) co_return Error{"cancelled", "the connection ended"};
+  co_return **done;
 }
 
+// Room in the budget for `bytes` of a body. Pins and idle models make it, on a worker.
+asio::awaitable<Result<void>> HttpSession::reserve_body(BodyHold& hold, uint64_t bytes) {
+  const uint64_t want = bytes * HttpMemory::kBodyCopies;
+  if (hold.memory->take_to(want)) co_return success();
+  std::function<Result<void>()> grow = [memory = hold.memory, want] {
+    return memory->grow_to(want);
+  };
+  co_return co_await on_worker(std::move(grow));
+}
+
+// Room is made as bytes come, a step ahead of them: what is only claimed takes nothing from
+// anybody, and a claim that could not be met is refused before it comes.
 asio::awaitable<Result<bool>> HttpSession::read_body(const BodyPlan& plan,
                                                      BodyHold& hold,
                                                      std::string& body) {
-  constexpr uint64_t kStep = 256u << 10;  // of a body whose length is not said
+  constexpr uint64_t kStep = 256u << 10;
   set_stage(Stage::kBody);
-  deadline_ = SteadyClock::time_point::max();  // whatever follows is our time, not the client's
-  if (!plan.chunked && plan.length > 0) {
-    auto reserved = co_await reserve_body(hold, plan.length);
-    if (!reserved) co_return std::move(reserved).error();
+  if (!plan.chunked && plan.length > kStep) {
+    const uint64_t all = plan.length * HttpMemory::kBodyCopies;
+    std::function<Result<void>()> ask = [memory = hold.memory, all] {
+      return memory->could_grow_to(all);
+    };
+    auto possible = co_await on_worker(std::move(ask));
+    if (!possible) co_return std::move(possible).error();
   }
+  const uint64_t most = plan.chunked ? limits_.body_bytes + kStep : plan.length;
   const auto total = SteadyClock::now() + std::chrono::milliseconds(limits_.body_total_ms);
   if (plan.expects_continue) {
     const bool sent = co_await write("HTTP/1.1 100 Continue\r\n\r\n");
@@ -219,28 +234,31 @@ asio::awaitable<Result<bool>> HttpSession::read_body(const BodyPlan& plan,
   }
   ChunkedReader chunks(limits_.body_bytes);
   for (;;) {
+    bool complete = false;
     if (plan.chunked) {
       auto done = chunks.feed(buffer_, body);
       if (!done) co_return std::move(done).error();
-      if (done.value()) co_return true;
+      complete = done.value();
     } else {
       const size_t n =
           static_cast<size_t>(std::min<uint64_t>(plan.length - body.size(), buffer_.size()));
       body.append(buffer_, 0, n);
       buffer_.erase(0, n);
-      if (body.size() == plan.length) co_return true;
+      complete = body.size() == plan.length;
     }
-    if (auto held = hold.grow_to(body.size() + buffer_.size(), limits_.bodies_in_flight_bytes);
-        !held) {
-      co_return std::move(held).error();
+    // What follows a complete body is the next request's.
+    const uint64_t come = body.size() + (complete ? 0 : buffer_.size());
+    if (!complete) {
+      if (auto held = hold.grow_to(come, limits_.bodies_in_flight_bytes); !held)
+        co_return std::move(held).error();
     }
-    if (plan.chunked) {
-      const uint64_t come = body.size() + buffer_.size();
-      const uint64_t want = std::min((come / kStep + 1) * kStep, limits_.body_bytes + kStep);
-      deadline_ = SteadyClock::time_point::max();
-      auto reserved = co_await reserve_body(hold, come < kReadBytes ? kReadBytes : want);
+    const uint64_t next = come < kReadBytes ? kReadBytes : (come / kStep + 1) * kStep;
+    const uint64_t room = complete ? come : std::min(next, most);
+    if (room > 0) {
+      auto reserved = co_await reserve_body(hold, room);
       if (!reserved) co_return std::move(reserved).error();
     }
+    if (complete) co_return true;
     deadline_ =
         std::min(total, SteadyClock::now() + std::chrono::milliseconds(limits_.body_idle_ms));
     const bool more = co_await fill();
@@ -273,6 +291,7 @@ asio::awaitable<bool> HttpSession::serve_one() {
   auto body = co_await read_body(parsed.body, hold, parsed.request.body);
   deadline_ = SteadyClock::time_point::max();
   if (!body) co_return co_await refuse(std::move(body).error());
+  parsed.request.hold = hold.memory;
   parsed.request.uid = uid_;
   parsed.request.id = "req_" + random_id();
   set_stage(Stage::kAnswer);

@@ -5,6 +5,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -50,6 +51,7 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   asio::awaitable<bool> serve_one();
   asio::awaitable<bool> fill();  // false: end of input, error or deadline
   asio::awaitable<Result<std::optional<ParsedHead>>> read_head();  // nullopt: the client is done
+  asio::awaitable<Result<void>> on_worker(std::function<Result<void>()> work);
   asio::awaitable<Result<void>> reserve_body(BodyHold& hold, uint64_t bytes);
   asio::awaitable<Result<bool>> read_body(const BodyPlan& plan, BodyHold& hold, std::string& body);
   asio::awaitable<bool> answer(HttpRequest request);

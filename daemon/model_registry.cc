@@ -106,6 +106,14 @@ Error does_not_fit(Error e) {
   return e;
 }
 
+// None: never.
+std::optional<ModelRegistry::Clock::time_point> expiry(ModelRegistry::Clock::time_point used,
+                                                       int64_t keep_ms) {
+  constexpr int64_t kCentury_ms = int64_t{100} * 365 * 24 * 3600 * 1000;
+  if (keep_ms < 0) return std::nullopt;
+  return used + std::chrono::milliseconds(std::min(keep_ms, kCentury_ms));
+}
+
 int64_t unix_seconds() {
   return std::chrono::duration_cast<std::chrono::seconds>(
              std::chrono::system_clock::now().time_since_epoch())
@@ -217,7 +225,10 @@ Result<ModelRegistry::Added> ModelRegistry::add(const std::string& path,
   if (auto held = header.resize(checked->file.header_bytes()); !held && persistent)
     return std::move(held).error();
   const ModelIdentity identity = identity_of(*checked);
-  if (old && old->identity == identity) return Added{old, false};
+  if (old && old->identity == identity) {
+    old->header_bytes.store(checked->file.header_bytes());
+    return Added{old, false};
+  }
   for (const std::string& w : checked->file.warnings()) spdlog::warn("{} model={}", w, name);
   auto entry = std::make_shared<ModelEntry>(name,
                                             path,
@@ -225,6 +236,8 @@ Result<ModelRegistry::Added> ModelRegistry::add(const std::string& path,
                                             identity,
                                             facts_of(*checked),
                                             persistent || (old && old->persistent));
+  // From now on it is charged before it is read.
+  entry->header_bytes.store(checked->file.header_bytes());
   {
     const std::lock_guard lock(mutex_);
     entries_[name] = entry;
@@ -382,7 +395,7 @@ std::vector<LoadedModelDoc> ModelRegistry::loaded_docs() const {
     LoadedModelDoc d;
     d.name = name;
     d.path = to_valid_utf8(e->path);
-    d.state = e->users > 0 ? "running" : e->ever_used ? "idle" : "loaded";
+    d.state = e->users > 0 || e->parked > 0 ? "running" : e->ever_used ? "idle" : "loaded";
     d.file_bytes = e->facts.file_bytes;
     d.resident_bytes = static_cast<int64_t>(memory.weights_resident + memory.ring + memory.kv +
                                             memory.activations);
@@ -390,7 +403,7 @@ std::vector<LoadedModelDoc> ModelRegistry::loaded_docs() const {
     d.pinned_bytes = static_cast<int64_t>(memory.weights_resident);
     d.trimmed = e->trimmed;
     d.ctx = e->loaded->engine->max_seq_len();
-    if (e->users == 0 && e->expires) {
+    if (e->users == 0 && e->parked == 0 && e->expires) {
       d.expires_in_ms = std::max<int64_t>(
           0, std::chrono::duration_cast<std::chrono::milliseconds>(*e->expires - now).count());
     }
@@ -487,17 +500,31 @@ Result<std::shared_ptr<LoadedModel>> ModelRegistry::load(const EntryPtr& entry, 
 
 Result<std::shared_ptr<LoadedModel>> ModelRegistry::acquire(const EntryPtr& entry,
                                                             std::optional<int64_t> ctx) {
-  SLUICE_TRY(const int64_t wanted, context_of(*entry, ctx));
+  return acquire_for(entry, ctx, false);
+}
+
+Result<std::shared_ptr<LoadedModel>> ModelRegistry::acquire_parked(const EntryPtr& entry,
+                                                                   std::optional<int64_t> ctx) {
+  return acquire_for(entry, ctx, true);
+}
+
+Result<std::shared_ptr<LoadedModel>> ModelRegistry::acquire_for(const EntryPtr& entry,
+                                                                std::optional<int64_t> ctx,
+                                                                bool was_parked) {
   std::shared_ptr<LoadedModel> loaded;
+  const auto context = context_of(*entry, ctx);
+  const int64_t wanted = context ? context.value() : 0;
   {
     const std::lock_guard lock(mutex_);
+    if (was_parked) --entry->parked;
+    if (!context) return context.error();
     ++entry->users;
     entry->trim_done = entry->trimmed = false;
     entry->evict_reason = "budget";
     loaded = entry->loaded;
     if (loaded && loaded->engine->max_seq_len() < wanted) loaded = nullptr;
   }
-  if (!loaded && refuse_loads_.load()) {
+  if (!loaded && refuse_loads_.load() && !was_parked) {
     const std::lock_guard lock(mutex_);
     --entry->users;
     return Error{"memory_pressure",
@@ -545,11 +572,8 @@ void ModelRegistry::release(const EntryPtr& entry,
     idle = entry->users == 0;
     entry->last_used = Clock::now();
     entry->ever_used = entry->ever_used || generated;
-    entry->expires.reset();
-    constexpr int64_t kCentury_ms = int64_t{100} * 365 * 24 * 3600 * 1000;
-    if (keep >= 0)
-      entry->expires = entry->last_used + std::chrono::milliseconds(std::min(keep, kCentury_ms));
-    unload_now = keep == 0 && entry->users == 0;
+    entry->expires = expiry(entry->last_used, keep);
+    unload_now = keep == 0 && entry->users == 0 && entry->parked == 0;
     failed = idle && entry->loaded && entry->loaded->engine->failed();
   }
   if (failed) {
@@ -560,6 +584,28 @@ void ModelRegistry::release(const EntryPtr& entry,
   }
   if (unload_now) return unload(entry);
   if (idle) tell("model.idle", entry->name);
+}
+
+void ModelRegistry::park(const EntryPtr& entry, const EngineMemory& needs) {
+  {
+    const std::lock_guard lock(mutex_);
+    const uint64_t others = entry->parked++ > 0 ? entry->parked_needs.kv : 0;
+    entry->parked_needs = {};
+    entry->parked_needs.ring = needs.ring;
+    entry->parked_needs.activations = needs.activations;
+    // They go on one after the other.
+    entry->parked_needs.kv = std::max(others, needs.kv + needs.kv_to_come);
+  }
+  release(entry, std::nullopt, true);
+}
+
+void ModelRegistry::drop_parked(const EntryPtr& entry, std::optional<int64_t> keep_alive_ms) {
+  {
+    const std::lock_guard lock(mutex_);
+    --entry->parked;
+    entry->last_used = Clock::now();
+    entry->expires = expiry(entry->last_used, keep_alive_ms.value_or(options_.keep_alive_ms));
+  }
 }
 
 void ModelRegistry::note_pass(const EntryPtr& entry) {
@@ -635,13 +681,18 @@ void ModelRegistry::unload(const EntryPtr& entry) {
   if (loaded) tell("model.unloaded", entry->name);
 }
 
+bool ModelRegistry::sooner_unloaded(const EntryPtr& a, const EntryPtr& b) {
+  if ((a->parked > 0) != (b->parked > 0)) return b->parked > 0;
+  return a->last_used < b->last_used;
+}
+
 bool ModelRegistry::unload_longest_unused(const ModelEntry* except) {
   EntryPtr victim;
   {
     const std::lock_guard lock(mutex_);
     for (const auto& [name, e] : entries_) {
       if (e.get() == except || e->users > 0 || (!e->loaded && !e->text)) continue;
-      if (!victim || e->last_used < victim->last_used) victim = e;
+      if (!victim || sooner_unloaded(e, victim)) victim = e;
     }
   }
   if (!victim) return false;
@@ -656,9 +707,7 @@ std::vector<ModelRegistry::EntryPtr> ModelRegistry::idle_entries() const {
   for (const auto& [name, e] : entries_) {
     if (e->users == 0 && (e->loaded || e->text)) out.push_back(e);
   }
-  std::sort(out.begin(), out.end(), [](const EntryPtr& a, const EntryPtr& b) {
-    return a->last_used < b->last_used;
-  });
+  std::sort(out.begin(), out.end(), sooner_unloaded);
   return out;
 }
 
@@ -668,7 +717,8 @@ void ModelRegistry::warm_idle() {
     std::shared_ptr<LoadedModel> loaded;
     {
       const std::lock_guard lock(mutex_);
-      if ((*e)->users == 0) loaded = (*e)->loaded;
+      // What was idle for so long that it was trimmed reads again when it is used.
+      if ((*e)->users == 0 && !(*e)->trimmed) loaded = (*e)->loaded;
     }
     if (loaded) loaded->engine->warm();
   }
@@ -716,16 +766,31 @@ void ModelRegistry::unload_idle(uint64_t bytes) {
   }
 }
 
+uint64_t ModelRegistry::idle_unpinned() const {
+  constexpr uint64_t kBesides = 1u << 20;  // rows that are read apart from the ring, and the like
+  uint64_t sum = 0;
+  for (const ModelHoldings& h : holdings()) sum += h.running ? 0 : h.unpinned() + kBesides;
+  return sum;
+}
+
 std::vector<ModelHoldings> ModelRegistry::holdings() const {
   std::vector<ModelHoldings> out;
   const std::lock_guard lock(mutex_);
   for (const auto& [name, e] : entries_) {
-    if (!e->loaded && !e->text) continue;
+    if (!e->loaded && !e->text && e->parked == 0) continue;
     ModelHoldings h;
     h.model = name;
     h.running = e->users > 0;
+    h.parked = e->parked > 0;
     h.loaded = e->loaded != nullptr;
     if (e->loaded) h.engine = e->loaded->engine->memory();
+    if (h.parked) {
+      if (!h.loaded) {
+        h.to_load = e->parked_needs;
+      } else if (e->parked_needs.kv > h.engine.kv + h.engine.kv_to_come) {
+        h.engine.kv_to_come = e->parked_needs.kv - h.engine.kv;
+      }
+    }
     if (e->text) h.tables = e->text->tokenizer().memory_bytes();
     out.push_back(std::move(h));
   }
@@ -785,11 +850,12 @@ std::optional<ModelRegistry::Clock::time_point> ModelRegistry::tend_idle(Clock::
     const std::lock_guard lock(mutex_);
     for (const auto& [name, e] : entries_) {
       if (e->users > 0 || (!e->loaded && !e->text)) continue;
-      if (e->expires && *e->expires <= now) {
+      const bool expires = e->expires && e->parked == 0;
+      if (expires && *e->expires <= now) {
         due.push_back(e);
         continue;
       }
-      if (e->expires) sooner(*e->expires);
+      if (expires) sooner(*e->expires);
       if (!e->loaded || e->trim_done || options_.idle_trim_ms < 0) continue;
       const auto at = e->last_used + std::chrono::milliseconds(options_.idle_trim_ms);
       if (at <= now) {

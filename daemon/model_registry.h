@@ -77,6 +77,8 @@ class ModelEntry {
   std::chrono::steady_clock::time_point last_used{};
   std::optional<std::chrono::steady_clock::time_point> expires;  // none: never
   int users = 0;                                                 // jobs that hold it
+  int parked = 0;             // jobs that stand aside and will be back
+  EngineMemory parked_needs;  // while there are any: what going on takes
   bool ever_used = false;
   PassRate passes;
   std::string last_request;
@@ -89,9 +91,11 @@ class ModelEntry {
 struct ModelHoldings {
   std::string model;
   bool running = false;  // a job has it
+  bool parked = false;   // one that stands aside will be back for it
   bool loaded = false;
   EngineMemory engine;
-  uint64_t tables = 0;  // tokenizer
+  EngineMemory to_load;  // parked and not loaded: what it will take again
+  uint64_t tables = 0;   // tokenizer
   // All but pins, which the ledger counts by themselves.
   uint64_t unpinned() const { return engine.ring + engine.kv + engine.activations + tables; }
 };
@@ -152,9 +156,19 @@ class ModelRegistry {
   Result<int64_t> context_of(const ModelEntry& entry, std::optional<int64_t> ctx) const;
 
   // A loaded model for one job; ends with release(). Unloads idle models, longest unused first,
-  // while the budget is too small. Errors: model_does_not_fit, model_changed, gguf.*, io.*.
+  // while the budget is too small. Errors: model_does_not_fit, model_changed, gguf.*, io.*,
+  // memory_pressure.
   Result<std::shared_ptr<LoadedModel>> acquire(const EntryPtr& entry, std::optional<int64_t> ctx);
   void release(const EntryPtr& entry, std::optional<int64_t> keep_alive_ms, bool generated);
+  // Instead of release(), by a job that stands aside and `needs` so much to go on; ends with one of
+  // the two below. Meanwhile the model's stay does not end; its pins and kept KV may go, and it is
+  // the last to be unloaded for others.
+  void park(const EntryPtr& entry, const EngineMemory& needs);
+  // As acquire(), also while loads are refused: an answer that was begun is brought to its end.
+  Result<std::shared_ptr<LoadedModel>> acquire_parked(const EntryPtr& entry,
+                                                      std::optional<int64_t> ctx);
+  // It was cancelled meanwhile. Any thread: ends the stay no sooner than the next tend_idle().
+  void drop_parked(const EntryPtr& entry, std::optional<int64_t> keep_alive_ms);
 
   // A pass of it was computed; on the thread that computed it, between passes. Once a second at
   // most, pins move from models that have more than their share to those that are used more
@@ -169,7 +183,8 @@ class ModelRegistry {
   void unload(const EntryPtr& entry);
   // Models no job has, longest unused first: gives back pins and kept KV until `bytes` are free.
   void trim_idle(uint64_t bytes);
-  // A budget was raised: idle models read what they may keep of it, the one used last first.
+  // A budget was raised: idle models read what they may keep of it, the one used last first. Those
+  // that were trimmed stay so.
   void warm_idle();
   std::vector<ModelHoldings> holdings() const;
   // Of one model; empty when it is not loaded.
@@ -194,11 +209,16 @@ class ModelRegistry {
   };
   Result<Opened> open_unchanged(const ModelEntry& entry) const;
   Result<std::shared_ptr<LoadedModel>> load(const EntryPtr& entry, int64_t ctx);
+  Result<std::shared_ptr<LoadedModel>> acquire_for(const EntryPtr& entry,
+                                                   std::optional<int64_t> ctx,
+                                                   bool was_parked);
+  static bool sooner_unloaded(const EntryPtr& a, const EntryPtr& b);  // mutex_ held
   bool unload_longest_unused(const ModelEntry* except);
   void trim_long_idle(const EntryPtr& entry);
   void balance_pins(double now_s);
-  std::vector<EntryPtr> idle_entries() const;  // longest unused first
+  std::vector<EntryPtr> idle_entries() const;  // longest unused first, those with parked jobs last
   void unload_idle(uint64_t bytes);
+  uint64_t idle_unpinned() const;
   void tell(std::string_view type, const std::string& model, boost::json::object more = {}) const;
   std::string near_names(std::string_view name) const;  // mutex_ held
   Result<void> save();
@@ -208,6 +228,7 @@ class ModelRegistry {
    public:
     explicit IdleTrimmer(ModelRegistry& r) : registry_(r) {}
     void reclaim(uint64_t bytes) override { registry_.trim_idle(bytes); }
+    uint64_t most_unpinned() const override { return 0; }  // the other one counts it
 
    private:
     ModelRegistry& registry_;
@@ -216,6 +237,7 @@ class ModelRegistry {
    public:
     explicit IdleUnloader(ModelRegistry& r) : registry_(r) {}
     void reclaim(uint64_t bytes) override { registry_.unload_idle(bytes); }
+    uint64_t most_unpinned() const override { return registry_.idle_unpinned(); }
 
    private:
     ModelRegistry& registry_;

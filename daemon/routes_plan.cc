@@ -268,7 +268,8 @@ Answer plan(App& app, HttpRequest request, std::string) {
         return made ? std::move(made).value() : error_response(std::move(made).error(), request.id);
       },
       request_id,
-      /*large=*/true);  // headers and tokenizers are
+      /*large=*/true,  // headers and tokenizers are
+      IfGone::kSkip);
 }
 
 constexpr Route kRoutes[] = {{"POST", "/sluice/v1/plan", plan}};

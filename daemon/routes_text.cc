@@ -33,7 +33,8 @@ Answer on_worker(App& app, HttpRequest request, Make make) {
         return std::move(made).value();
       },
       id,
-      large);
+      large,
+      IfGone::kSkip);
 }
 
 Result<std::shared_ptr<const ModelText>> text_of(App& app, const std::string& model) {

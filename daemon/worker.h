@@ -1,6 +1,7 @@
 // Threads for what may take longer than the io thread can wait: JSON, templates, tokenizing, model
-// headers, fsync. Jobs start in the order they were posted. The number waiting is bounded by the
-// number of connections, each of which has at most one request under way.
+// headers, fsync. Jobs start in the order they were posted. Of each connection one waits at
+// most; those whose client has gone wait on, with what they hold still in the ledger, and are soon
+// done.
 #pragma once
 
 #include <condition_variable>

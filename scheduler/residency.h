@@ -51,6 +51,7 @@ class Residency final : public Reclaimer {
   void fill_ahead() { store_->fill_ahead(); }
   // Gives pins back, from the end of the pin order. Thread-safe.
   void reclaim(uint64_t bytes) override;
+  uint64_t most_unpinned() const override { return 0; }
 
   const Plan& plan() const { return plan_; }
   const SliceStore& store() const { return *store_; }

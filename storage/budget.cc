@@ -173,9 +173,10 @@ bool Budget::set_pressure(uint64_t bytes) {
 Result<void> Budget::charge(uint64_t old_bytes, uint64_t new_bytes, MemoryClass c) {
   auto charged = charge_now(old_bytes, new_bytes, c);
   if (charged || new_bytes <= old_bytes || is_pins(c)) return charged;
-  if (new_bytes - old_bytes > limit()) return charged;      // no use in taking anything for it
-  // Caches and pins make room for what a request needs; they only make it slower.
+  // Caches and pins make room for what a request needs; they only make it slower. Nothing is taken
+  // in vain.
   const std::lock_guard reclaiming(reclaim_mutex_);
+  if (hopeless(old_bytes, new_bytes)) return charged;
   reclaim_until(ReclaimRank::kUnload, [&]() -> uint64_t {
     charged = charge_now(old_bytes, new_bytes, c);
     if (charged) return 0;
@@ -185,6 +186,25 @@ Result<void> Budget::charge(uint64_t old_bytes, uint64_t new_bytes, MemoryClass 
     return total > most ? total - most : 1;
   });
   return charged;
+}
+
+Result<void> Budget::could_reserve(uint64_t bytes, MemoryClass c) {
+  const std::lock_guard reclaiming(reclaim_mutex_);
+  if (!hopeless(0, bytes)) return success();
+  const std::lock_guard lock(mutex_);
+  return exceeded(bytes, used_, c);
+}
+
+bool Budget::hopeless(uint64_t old_bytes, uint64_t new_bytes) const {
+  uint64_t givable = 0;
+  for (const Ranked& asked : reclaimers_) {
+    const uint64_t most = asked.reclaimer->most_unpinned();
+    givable = most > UINT64_MAX - givable ? UINT64_MAX : givable + most;
+  }
+  const std::lock_guard lock(mutex_);
+  const uint64_t others = unpinned() - old_bytes;
+  const uint64_t stays = others > givable ? others - givable : 0;
+  return stays > hard() || new_bytes > hard() - stays;
 }
 
 Result<void> Budget::charge_now(uint64_t old_bytes, uint64_t new_bytes, MemoryClass c) {

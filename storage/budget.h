@@ -46,6 +46,9 @@ class Reclaimer {
   // Gives back up to `bytes`; returns when the kernel has them. Called from any thread, never under the ledger's lock; may
   // end in the destruction of reclaimers, itself excepted.
   virtual void reclaim(uint64_t bytes) = 0;
+  // At most what can come of it besides pins, which the ledger counts by itself. Called as
+  // reclaim() is.
+  virtual uint64_t most_unpinned() const { return UINT64_MAX; }
 };
 
 // Who is asked first.
@@ -63,6 +66,9 @@ class Budget {
 
   // Errors: budget_exceeded, with what is held by class and what was asked for.
   Result<Reservation> reserve(uint64_t bytes, MemoryClass c, Device d = Device::kRam);
+  // Whether reserve() has a chance now, with all that reclaimers hold; takes nothing. May wait for
+  // reclaimers at work. Errors: budget_exceeded.
+  Result<void> could_reserve(uint64_t bytes, MemoryClass c);
 
   // Whoever registers is asked when something other than pinned weights does not fit. remove() waits for a call that is
   // under way on another thread.
@@ -94,6 +100,9 @@ class Budget {
   uint64_t bound(uint64_t unpinned_bytes) const;                             // of a total with so much besides pins
   uint64_t unpinned() const;
   Error exceeded(uint64_t new_bytes, uint64_t others, MemoryClass c) const;
+  // reclaim_mutex_ held. That so much besides pins does not fit even if all reclaimers give all
+  // they have.
+  bool hopeless(uint64_t old_bytes, uint64_t new_bytes) const;
   // reclaim_mutex_ held. Asks reclaimers up to `last` until missing() is 0 or none is left; returns the last missing().
   template <class Missing>
   uint64_t reclaim_until(ReclaimRank last, Missing&& missing);

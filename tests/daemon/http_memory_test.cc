@@ -2,6 +2,15 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <future>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "daemon/answer.h"
+#include "daemon/worker.h"
+
 namespace sluice {
 namespace {
 
@@ -39,6 +48,8 @@ TEST(HttpMemory, WhatDoesNotFitIsAnErrorAndChangesNothing) {
   ASSERT_TRUE(hold.grow_to(4 * kMiB)) << "and with that";
   const auto more = hold.grow_to(4 * kMiB + 1);
   ASSERT_FALSE(more);
+  EXPECT_FALSE(hold.could_grow_to(4 * kMiB + 1));
+  EXPECT_TRUE(hold.could_grow_to(4 * kMiB));
   EXPECT_EQ(more.error().code, "budget_exceeded");
   EXPECT_EQ(hold.bytes(), 4 * kMiB);
   EXPECT_EQ(budget.used(), 4 * kMiB);
@@ -73,6 +84,41 @@ TEST(HttpMemory, PinsMakeRoom) {
     EXPECT_EQ(budget.used(), 8 * kMiB);
   }
   budget.remove_reclaimer(&pins);
+}
+
+TEST(HttpMemory, ABodyThatWaitsForAWorkerIsHeldWhenItsClientHasGone) {
+  Budget budget(64 * kMiB);
+  HttpMemory memory(budget);
+  Worker worker(1);
+  for (const IfGone if_gone : {IfGone::kSkip, IfGone::kDoIt}) {
+    std::promise<void> busy, done;
+    worker.post([&] { busy.get_future().wait(); });
+    std::atomic<bool> made{false};
+    {
+      HttpRequest request;
+      request.body = std::string(2 * kMiB, 'x');
+      const auto hold = std::make_shared<HttpHold>(memory);
+      ASSERT_TRUE(hold->grow_to(6 * kMiB));
+      request.hold = hold;
+      const auto answer = answer_on(
+          worker,
+          [&made, r = std::move(request)] {
+            made = true;
+            return HttpResponse();
+          },
+          "req",
+          true,
+          if_gone);
+      answer->start([] {});
+      answer->cancel();
+    }
+    EXPECT_GE(budget.used(), 6 * kMiB) << "nobody but the worker has it";
+    busy.set_value();
+    worker.post([&] { done.set_value(); });
+    done.get_future().wait();
+    EXPECT_EQ(budget.used(), HttpMemory::kKept);
+    EXPECT_EQ(made.load(), if_gone == IfGone::kDoIt);
+  }
 }
 
 }  // namespace

@@ -135,6 +135,58 @@ TEST_F(ModelRegistryTest, UnloadsWhenDueAndNotBefore) {
   EXPECT_FALSE(loaded()) << "0: at once";
 }
 
+TEST_F(ModelRegistryTest, AModelThatAParkedJobWillNeedStays) {
+  ModelRegistry r = registry(96u << 20);
+  const auto a = r.add(file_, "a", false).value().entry;
+  const auto b = r.add(file_, "b", false).value().entry;
+  const auto far = ModelRegistry::Clock::now() + std::chrono::hours(10000);
+  const auto loaded = [&](const auto& e) { return r.doc(*e).loaded; };
+  EngineMemory needs;
+  {
+    auto held = r.acquire(a, std::nullopt);
+    ASSERT_TRUE(held) << held.error().what;
+    needs = held.value()->engine->memory();
+  }
+  needs.kv = 3u << 20;
+  needs.kv_to_come = 1u << 20;
+  r.park(a, needs);
+  // Others come and go at once.
+  ASSERT_TRUE(r.acquire(a, std::nullopt));
+  r.release(a, 0, true);
+  r.tend_idle(far);
+  EXPECT_TRUE(loaded(a));
+  ModelHoldings h = r.holdings().at(0);
+  EXPECT_FALSE(h.running);
+  EXPECT_TRUE(h.parked);
+  EXPECT_EQ(h.engine.kv + h.engine.kv_to_come, 4u << 20);
+  // Others' room is made of what nobody waits for, then of it; what it takes again is known.
+  ASSERT_TRUE(r.acquire(b, std::nullopt));
+  r.release(b, -1, true);
+  Budget& budget = budgets_.back();
+  const uint64_t one = h.engine.ring + h.engine.activations;
+  ASSERT_TRUE(budget.set_limit(one + (one / 2)));
+  EXPECT_TRUE(loaded(a));
+  EXPECT_FALSE(loaded(b)) << "although it was used last";
+  ASSERT_TRUE(budget.set_limit(one / 2));
+  EXPECT_FALSE(loaded(a));
+  h = r.holdings().at(0);
+  EXPECT_EQ(h.to_load.kv, 4u << 20);
+  EXPECT_EQ(h.to_load.ring + h.to_load.activations, one);
+  ASSERT_TRUE(budget.set_limit(96u << 20));
+  // What was begun goes on also where nothing new is loaded.
+  r.refuse_loads(true);
+  const auto refused = r.acquire(b, std::nullopt);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, "memory_pressure");
+  ASSERT_TRUE(r.acquire_parked(a, std::nullopt));
+  EXPECT_FALSE(r.holdings().at(0).parked);
+  r.park(a, needs);
+  r.drop_parked(a, 0);
+  EXPECT_TRUE(loaded(a)) << "not on the thread that cancels";
+  r.tend_idle(ModelRegistry::Clock::now());
+  EXPECT_FALSE(loaded(a));
+}
+
 TEST_F(ModelRegistryTest, IdleModelsMakeRoom) {
   // Measured, not guessed: the smallest budget that one model runs in. Two need a ring and
   // activations each.
@@ -198,6 +250,9 @@ TEST_F(ModelRegistryTest, TheHeadersCopyIsInTheLedgerWhileItIsRead) {
   EXPECT_EQ(code(small.text(entry.value().entry)), "budget_exceeded");
   EXPECT_EQ(code(small.acquire(entry.value().entry, std::nullopt)), "model_does_not_fit");
   EXPECT_EQ(budgets_.back().used(), 0u);
+  fs::rename(file_, file_ + ".away");
+  EXPECT_EQ(code(small.text(entry.value().entry)), "budget_exceeded") << "before it is opened";
+  fs::rename(file_ + ".away", file_);
   ModelRegistry enough = registry(header);
   EXPECT_TRUE(enough.add(file_, "n", true));
 }

@@ -25,10 +25,10 @@ def complete(d, n=60, model="demo", **more):
     return doc["choices"][0]["text"]
 
 
-def put(d, size):
+def put(d, size, **more):
     c = Client(d.socket)
     try:
-        return c.request("PUT", "/sluice/v1/budget", {"ram_bytes": size})
+        return c.request("PUT", "/sluice/v1/budget", dict({"ram_bytes": size}, **more))
     finally:
         c.close()
 
@@ -129,10 +129,62 @@ class SlowReaders(unittest.TestCase):
                 wait_for(lambda: [r["state"] for r in requests_of(d)] == ["paused"], 10, "only the one that does not read")
                 got = SlowReader.choices_of(slow.read())
                 self.assertEqual(got, want, "complete and the same, log-probabilities included")
-                self.assertEqual(requests_of(d), [])
+                wait_for(lambda: requests_of(d) == [], 5, "its end, a moment after its text's")
                 types = d.get("/sluice/v1/events?since=0&end=1&types=request")[1]
                 self.assertIn("request.paused", types)
                 self.assertIn("request.resumed", types)
+
+    @staticmethod
+    def paused(d):
+        slow = SlowReader(d)
+        wait_for(lambda: complete(d, 10) and [r["state"] for r in requests_of(d)] == ["paused"], 60, "a paused one")
+        return slow
+
+    def test_the_model_of_a_paused_one_stays(self):
+        with Daemon(SLUICED, MODEL, flags=["--budget", "96M", "--set", "models.keep_alive=0"]) as d:
+            want = whole(d, stream_body())
+            wait_for(lambda: status(d)["models"] == [], 10, "nothing kept")
+            slow = self.paused(d)
+
+            def loads():
+                return d.get("/sluice/v1/events?since=0&end=1&types=model")[1].count("event: model.loaded")
+            before = loads()
+            for _ in range(3):
+                complete(d, 10)
+                time.sleep(0.2)
+                self.assertEqual([(m["name"], m["state"]) for m in status(d)["models"]], [("demo", "running")])
+            self.assertEqual(SlowReader.choices_of(slow.read()), want)
+            self.assertEqual(loads(), before, "never loaded again")
+            wait_for(lambda: status(d)["models"] == [], 10, "its stay ends with the last one")
+            slow = self.paused(d)
+            slow.c.close()
+            wait_for(lambda: status(d)["models"] == [], 10, "also when that one leaves")
+
+    def test_a_paused_one_has_its_floor_and_force_breaks_it(self):
+        with Daemon(SLUICED, MODEL, flags=["--budget", "96M"]) as d:
+            want = whole(d, stream_body())
+            slow = self.paused(d)
+            floor = d.get("/sluice/v1/budget")[1]["floor_bytes"]
+            code, doc, _ = put(d, floor - MIB)
+            self.assertEqual((code, doc["error"]["code"]), (409, "budget_below_floor"), doc)
+            self.assertIn("KV", doc["error"]["holds"])
+            self.assertIn("--force", doc["error"]["hint"])
+            code, doc, _ = put(d, floor)
+            self.assertEqual(code, 200, doc)
+            self.assertEqual([m["name"] for m in status(d)["models"]], ["demo"])
+            self.assertEqual(d.get("/sluice/v1/budget")[1]["floor_bytes"], floor)
+            # What it may come to need is more than what it needs now.
+            self.assertEqual(put(d, floor + 4 * MIB)[0], 200)
+            self.assertEqual(SlowReader.choices_of(slow.read()), want)
+            self.assertEqual(put(d, "96M")[0], 200)
+            slow = self.paused(d)
+            code, doc, _ = put(d, floor - MIB, force=True)
+            self.assertEqual((code, len(doc["cancelled"])), (200, 1), doc)
+            self.assertEqual(requests_of(d), [])
+            code, headers = slow.c.head()
+            self.assertEqual(code, 200)
+            self.assertEqual(json.loads(events(slow.c.body(headers).decode())[-1])["error"]["code"], "cancelled")
+            slow.c.close()
 
     def test_two_that_do_not_read_and_one_that_does(self):
         with Daemon(SLUICED, MODEL, flags=["--budget", "96M"]) as d:
@@ -206,13 +258,16 @@ class Ledger(unittest.TestCase):
                      ("Transfer-Encoding: chunked" if length is None else "Content-Length: %d" % length)).encode())
         return c
 
-    def test_a_body_is_charged_before_it_comes_and_given_back(self):
+    def test_a_body_is_charged_as_it_comes_and_given_back(self):
         with Daemon(SLUICED, MODEL, flags=["--budget", "96M"]) as d:
             kept = self.http(d)
             self.assertEqual(kept, MIB)
             c = self.head(d, 4 * MIB)
-            wait_for(lambda: self.http(d) >= 12 * MIB, 10, "the charge")     # the body and what is made of it
+            time.sleep(0.3)
+            self.assertEqual(self.http(d), kept, "a claim takes nothing")
             c.s.sendall(b"x" * MIB)
+            wait_for(lambda: self.http(d) >= 3 * MIB, 10, "the charge")     # the body and what is made of it
+            self.assertLess(self.http(d), 6 * MIB, "for what came, and a step ahead")
             c.close()
             wait_for(lambda: self.http(d) == kept, 10, "what was charged")
             body = json.dumps({"prompt": "x" * (2 * MIB), "max_tokens": 1}).encode()
@@ -222,6 +277,23 @@ class Ledger(unittest.TestCase):
     def test_a_body_without_room_is_refused_and_nobody_else_is_disturbed(self):
         with Daemon(SLUICED, MODEL, flags=["--budget", "96M"]) as d:
             want = complete(d, 1500)
+
+            def held():
+                return [(m["name"], m["pinned_bytes"]) for m in status(d)["models"]]
+            # It could not be had if the idle model were unloaded: that one keeps what it has.
+            _, doc, _ = put(d, MIB)
+            code, doc, _ = put(d, int(doc["error"]["hint"].split()[3][:-1]) * MIB + 17 * MIB)
+            self.assertEqual(code, 200, doc)
+            before = None
+            while before != (before := held()):
+                time.sleep(0.2)
+            self.assertGreater(before[0][1], 0)
+            c = self.head(d, 7 * MIB)
+            code, _, body = c.answer()
+            self.assertEqual((code, json.loads(body)["error"]["code"]), (503, "budget_exceeded"))
+            c.close()
+            self.assertEqual(held(), before)
+            self.assertEqual(put(d, "96M")[0], 200)
             got = []
             run = threading.Thread(target=lambda: got.append(complete(d, 1500)))
             run.start()
@@ -252,7 +324,8 @@ class Ledger(unittest.TestCase):
             self.assertLessEqual(self.http(d), MIB)
             self.assertEqual(put(d, "96M")[0], 200)
             c = self.head(d, 7 * MIB)
-            wait_for(lambda: self.http(d) >= 21 * MIB, 10, "room again")
+            c.s.sendall(b" " * (7 * MIB - 1))
+            wait_for(lambda: self.http(d) >= 21 * MIB - 3, 10, "room again")
             c.close()
 
 

@@ -269,6 +269,12 @@ class Watch(unittest.TestCase):
             self.assertEqual(d.get("/sluice/v1/budget")[1]["accounted"]["weights_pinned"], 0)
             p = subprocess.run([SLUICE, "--host", d.socket, "status"], capture_output=True, text=True, timeout=60)
             self.assertIn("idle, pins given back", p.stdout)
+            # A larger budget is no use of it.
+            self.assertEqual(put(d, "128M")[0], 200)
+            time.sleep(1.5)
+            model = d.get("/sluice/v1/status")[1]["models"][0]
+            self.assertEqual((model["pinned_bytes"], model["trimmed"]), (0, True))
+            self.assertEqual(put(d, "96M")[0], 200)
             # Next use fills them again, without a load, and changes no text.
             self.assertEqual(complete(d)[1]["choices"][0]["text"], want)
             model = d.get("/sluice/v1/status")[1]["models"][0]

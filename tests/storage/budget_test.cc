@@ -191,6 +191,40 @@ TEST(Budget, ALowerLimitTakesFromIdleModelsThenPinsThenUnloads) {
   for (Holder* h : {&pins, &unload, &idle}) budget.remove_reclaimer(h);
 }
 
+TEST(Budget, NothingIsTakenForWhatCannotFit) {
+  class Known final : public Reclaimer {
+   public:
+    Known(Reclaimer& r, uint64_t most) : reclaimer_(r), most_(most) {}
+    void reclaim(uint64_t bytes) override { reclaimer_.reclaim(bytes); }
+    uint64_t most_unpinned() const override { return most_; }
+
+   private:
+    Reclaimer& reclaimer_;
+    const uint64_t most_;
+  };
+  Budget budget(1000);
+  std::string log;
+  Holder pins(budget, 300, MemoryClass::kWeightsPinned, "p", log);
+  Holder unload(budget, 200, MemoryClass::kRing, "u", log);
+  auto busy = budget.reserve(400, MemoryClass::kKv);
+  Known asked_pins(pins, 0), asked_unload(unload, 200);
+  budget.add_reclaimer(&asked_pins);
+  budget.add_reclaimer(&asked_unload, ReclaimRank::kUnload);
+  const auto refused = budget.reserve(601, MemoryClass::kHttp);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, "budget_exceeded");
+  EXPECT_EQ(budget.could_reserve(601, MemoryClass::kHttp).error().code, "budget_exceeded");
+  EXPECT_FALSE(budget.could_reserve(UINT64_MAX, MemoryClass::kHttp));
+  EXPECT_FALSE(busy.value().resize(1001));
+  EXPECT_TRUE(budget.could_reserve(600, MemoryClass::kHttp));
+  EXPECT_EQ(log, "") << "nobody was asked";
+  EXPECT_EQ(budget.used(), 900u);
+  EXPECT_TRUE(budget.reserve(600, MemoryClass::kHttp)) << "to the last byte";
+  EXPECT_EQ(log, "pu");
+  EXPECT_EQ(budget.used(), 400u);
+  for (Reclaimer* r : {&asked_pins, &asked_unload}) budget.remove_reclaimer(r);
+}
+
 TEST(Budget, ARefusedLimitLeavesTheOldOne) {
   Budget budget(1000);
   auto held = budget.reserve(600, MemoryClass::kActivations);
