@@ -1,7 +1,7 @@
 // Matrix times vectors for the types with groups of 256, AVX-512 with VNNI (definition in
 // kernels.h). dpbusd wants unsigned weights: where a type has an offset, or is signed and moved up
 // by 128, kBias times the activations' sums is taken off again, exactly, in int32.
-#include "kernels/x86/vector_avx512.h"
+#include "kernels/x86/matmul_avx512.h"
 #include "kernels/x86/x86.h"
 
 namespace sluice::kernels::x86 {
@@ -9,8 +9,6 @@ namespace {
 
 // Columns whose unpacked weights are kept while all tokens pass by.
 constexpr int64_t kPanelGroups = 2;
-// From this many tokens on, a panel is unpacked once for all of them.
-constexpr int64_t kPanelTokens = 4;
 
 template <class U>
 constexpr int kBias = U::kSigned ? 128 : U::kOffset;
@@ -591,70 +589,28 @@ void panel_driver(const Panel& p,
 }
 
 template <class U>
-void matmul(const void* w,
-            int64_t w_stride,
-            int64_t n_rows,
-            int64_t n_cols,
-            const void* x,
-            int64_t x_stride,
-            int64_t n_tokens,
-            float* y,
-            int64_t y_stride) noexcept {
-  const int64_t n_groups = n_cols / 256;
-  const auto* xs = static_cast<const uint8_t*>(x);
-  const uint8_t* at[kWide];
-  for (int64_t r = 0; r < n_rows; r += kWide) {
-    rows_of_16(w, w_stride, r, n_rows, at);
-    const uint8_t* next = static_cast<const uint8_t*>(w) + next_rows_16(r, n_rows) * w_stride;
-    const __mmask16 rows = first_rows(n_rows - r);
-    if (n_tokens < kPanelTokens) {
-      for (int64_t t = 0; t < n_tokens; ++t) {
-        const auto* act = reinterpret_cast<const ActQ8x256*>(xs + t * x_stride);
-        row_driver<U>(at, next, n_groups, act, y + t * y_stride + r, rows);
-      }
-      continue;
-    }
-    Panel panel;
-    for (int64_t g0 = 0; g0 < n_groups; g0 += kPanelGroups) {
-      const int64_t n = n_groups - g0 < kPanelGroups ? n_groups - g0 : kPanelGroups;
-      fill_panel<U>(panel, at, g0, n);
-      // The first tokens ask for the next rows, so that memory works while they are computed.
-      const uint8_t* ahead = next + g0 * kWide * static_cast<int64_t>(sizeof(typename U::Group));
-      const uint8_t* act = xs + g0 * static_cast<int64_t>(sizeof(ActQ8x256));
-      const auto run = [&]<int kTokens>(int64_t t) {
-        panel_driver<U, kTokens>(panel,
-                                 n,
-                                 t == 0 ? ahead : nullptr,
-                                 g0 == 0,
-                                 act + t * x_stride,
-                                 x_stride,
-                                 y + t * y_stride + r,
-                                 y_stride,
-                                 rows);
-      };
-      int64_t t = 0;
-      for (; t + 8 <= n_tokens; t += 8) run.template operator()<8>(t);
-      if (t + 4 <= n_tokens) run.template operator()<4>(t), t += 4;
-      if (t + 2 <= n_tokens) run.template operator()<2>(t), t += 2;
-      if (t < n_tokens) run.template operator()<1>(t);
-    }
-  }
-}
-
-template <class U>
-void set_matmul(KernelTable& t) {
-  t.matmul[static_cast<int>(U::kType)] = matmul<U>;
-}
+struct Drivers {
+  using Act = ActQ8x256;
+  using Group = typename U::Group;
+  using Panel = x86::Panel;
+  static constexpr int64_t kGroup = 256;
+  static constexpr int64_t kPanelGroups = x86::kPanelGroups;
+  static constexpr WeightType kType = U::kType;
+  static constexpr auto row = row_driver<U>;
+  static constexpr auto fill = fill_panel<U>;
+  template <int kTokens>
+  static constexpr auto panel = panel_driver<U, kTokens>;
+};
 
 }  // namespace
 
 void fill_matmul_256_avx512(KernelTable& t) noexcept {
-  set_matmul<Row2_K>(t);
-  set_matmul<Row3_K>(t);
-  set_matmul<Row4_K>(t);
-  set_matmul<Row5_K>(t);
-  set_matmul<Row6_K>(t);
-  set_matmul<Row4_XS>(t);
+  set_matmul<Drivers<Row2_K>>(t);
+  set_matmul<Drivers<Row3_K>>(t);
+  set_matmul<Drivers<Row4_K>>(t);
+  set_matmul<Drivers<Row5_K>>(t);
+  set_matmul<Drivers<Row6_K>>(t);
+  set_matmul<Drivers<Row4_XS>>(t);
 }
 
 }  // namespace sluice::kernels::x86

@@ -1,7 +1,7 @@
 // Matrix times vectors for the types with groups of 32, AVX-512 with VNNI (definition in
 // kernels.h). dpbusd wants unsigned weights: signed ones are moved up by 128, and kBias times the
 // activations' sum is taken off again, exactly, in int32.
-#include "kernels/x86/vector_avx512.h"
+#include "kernels/x86/matmul_avx512.h"
 #include "kernels/x86/x86.h"
 
 namespace sluice::kernels::x86 {
@@ -10,8 +10,6 @@ namespace {
 // Columns whose unpacked weights are kept while all tokens pass by: 16 rows of 1024 bytes and their
 // scales stay in L1.
 constexpr int64_t kPanelGroups = 32;
-// From this many tokens on, a panel is unpacked once for all of them.
-constexpr int64_t kPanelTokens = 4;
 
 template <class U>
 constexpr int kBias = U::kSigned ? 128 : U::kOffset;
@@ -155,72 +153,30 @@ void panel_driver(const Panel& p,
 }
 
 template <class U>
-void matmul(const void* w,
-            int64_t w_stride,
-            int64_t n_rows,
-            int64_t n_cols,
-            const void* x,
-            int64_t x_stride,
-            int64_t n_tokens,
-            float* y,
-            int64_t y_stride) noexcept {
-  const int64_t n_groups = n_cols / 32;
-  const auto* xs = static_cast<const uint8_t*>(x);
-  const uint8_t* at[kWide];
-  for (int64_t r = 0; r < n_rows; r += kWide) {
-    rows_of_16(w, w_stride, r, n_rows, at);
-    const uint8_t* next = static_cast<const uint8_t*>(w) + next_rows_16(r, n_rows) * w_stride;
-    const __mmask16 rows = first_rows(n_rows - r);
-    if (n_tokens < kPanelTokens) {
-      for (int64_t t = 0; t < n_tokens; ++t) {
-        const auto* act = reinterpret_cast<const ActQ8x32*>(xs + t * x_stride);
-        row_driver<U>(at, next, n_groups, act, y + t * y_stride + r, rows);
-      }
-      continue;
-    }
-    Panel panel;
-    for (int64_t g0 = 0; g0 < n_groups; g0 += kPanelGroups) {
-      const int64_t n = n_groups - g0 < kPanelGroups ? n_groups - g0 : kPanelGroups;
-      fill_panel<U>(panel, at, g0, n);
-      // The first tokens ask for the next rows, so that memory works while they are computed.
-      const uint8_t* ahead = next + g0 * kWide * static_cast<int64_t>(sizeof(typename U::Group));
-      const uint8_t* act = xs + g0 * static_cast<int64_t>(sizeof(ActQ8x32));
-      const auto run = [&]<int kTokens>(int64_t t) {
-        panel_driver<U, kTokens>(panel,
-                                 n,
-                                 t == 0 ? ahead : nullptr,
-                                 g0 == 0,
-                                 act + t * x_stride,
-                                 x_stride,
-                                 y + t * y_stride + r,
-                                 y_stride,
-                                 rows);
-      };
-      int64_t t = 0;
-      for (; t + 8 <= n_tokens; t += 8) run.template operator()<8>(t);
-      if (t + 4 <= n_tokens) run.template operator()<4>(t), t += 4;
-      if (t + 2 <= n_tokens) run.template operator()<2>(t), t += 2;
-      if (t < n_tokens) run.template operator()<1>(t);
-    }
-  }
-}
-
-template <class U>
-void set_matmul(KernelTable& t) {
-  t.matmul[static_cast<int>(U::kType)] = matmul<U>;
-}
+struct Drivers {
+  using Act = ActQ8x32;
+  using Group = typename U::Group;
+  using Panel = x86::Panel;
+  static constexpr int64_t kGroup = 32;
+  static constexpr int64_t kPanelGroups = x86::kPanelGroups;
+  static constexpr WeightType kType = U::kType;
+  static constexpr auto row = row_driver<U>;
+  static constexpr auto fill = fill_panel<U>;
+  template <int kTokens>
+  static constexpr auto panel = panel_driver<U, kTokens>;
+};
 
 }  // namespace
 
 void fill_matmul_32_avx512(KernelTable& t) noexcept {
-  set_matmul<U8_0>(t);
-  set_matmul<U8_1>(t);
-  set_matmul<U4_0>(t);
-  set_matmul<U4_1>(t);
-  set_matmul<U5_0>(t);
-  set_matmul<U5_1>(t);
-  set_matmul<UIQ4_NL>(t);
-  set_matmul<UMXFP4>(t);
+  set_matmul<Drivers<U8_0>>(t);
+  set_matmul<Drivers<U8_1>>(t);
+  set_matmul<Drivers<U4_0>>(t);
+  set_matmul<Drivers<U4_1>>(t);
+  set_matmul<Drivers<U5_0>>(t);
+  set_matmul<Drivers<U5_1>>(t);
+  set_matmul<Drivers<UIQ4_NL>>(t);
+  set_matmul<Drivers<UMXFP4>>(t);
 }
 
 }  // namespace sluice::kernels::x86
