@@ -75,8 +75,9 @@ std::optional<ApiError> FailedAnswers::find(const RequestKey& key) {
 
 namespace {
 
-IoOptions remembering(IoOptions io, DepthBook& depths) {
-  io.depths = &depths;
+IoOptions with_shared(IoOptions io, ReadBook& shapes, FillShare& share) {
+  io.shapes = &shapes;
+  io.share = &share;
   return io;
 }
 
@@ -93,7 +94,7 @@ App::App(ServerOptions o, int threads)
        registry(ModelRegistryOptions{options.state_dir,
                                     options.default_ctx,
                                     options.keep_alive_ms,
-                                    remembering(options.io, depths),
+                                    with_shared(options.io, read_shapes, fill_share),
                                     options.idle_trim_ms},
                budget,
                pool),

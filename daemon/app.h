@@ -96,7 +96,8 @@ struct App {
   ProcessBase base;  // the process itself and the ledger's headroom
   HttpMemory http_memory;
   ThreadPool pool;
-  DepthBook depths;  // of the disks that models were read from
+  ReadBook read_shapes;  // of the disks that models were read from
+  FillShare fill_share;
   ModelRegistry registry;
   Measurements measurements;
   ProgressTable progress;

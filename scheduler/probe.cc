@@ -109,7 +109,7 @@ Result<DiskProbe> probe_disk(std::span<const File* const> files,
   if (schedule.slices.empty()) return probe;
   const uint64_t slot_bytes = SliceStore::slot_bytes_of(index);
   const size_t depth =
-      static_cast<size_t>(io.n_threads > 0 ? io.n_threads : DepthControl::kMost) + 2;
+      static_cast<size_t>(io.n_threads > 0 ? io.n_threads : ReadShape::kMostDepth) + 2;
   SLUICE_TRY(const Reservation reserved, budget.reserve(depth * slot_bytes, MemoryClass::kRing));
   SLUICE_TRY(const AnonymousMemory memory,
              AnonymousMemory::create(depth * slot_bytes, "a disk probe", /*huge=*/true));
@@ -168,38 +168,49 @@ Result<DiskProbe> probe_disk(std::span<const File* const> files,
   return probe;
 }
 
-int choose_depth(std::span<const DepthRate> rates) {
+ReadShape choose_shape(const ReadShape& usual, std::span<const ShapeRate> rates) {
   constexpr double kClearly = 1.1;  // a few MiB are a short look
-  DepthRate chosen{kUsualDepth, 0};
-  for (const DepthRate& r : rates) {
-    if (r.depth == kUsualDepth) chosen = r;
+  ShapeRate chosen{usual, 0};
+  for (const ShapeRate& r : rates) {
+    if (r.shape == usual) chosen = r;
   }
-  const double usual = chosen.bytes_per_s;
-  for (const DepthRate& r : rates) {
-    if (r.bytes_per_s > kClearly * usual && r.bytes_per_s > chosen.bytes_per_s) chosen = r;
+  const double before = chosen.bytes_per_s;
+  for (const ShapeRate& r : rates) {
+    if (r.bytes_per_s > kClearly * before && r.bytes_per_s > chosen.bytes_per_s) chosen = r;
   }
-  return chosen.depth;
+  return chosen.shape;
 }
 
-Result<int> probe_depth(std::span<const File* const> files,
-                        const SliceIndex& index,
-                        const Schedule& schedule,
-                        const IoOptions& io,
-                        Budget& budget) {
+Result<ReadShape> probe_read_shape(std::span<const File* const> files,
+                                   const SliceIndex& index,
+                                   const Schedule& schedule,
+                                   const IoOptions& io,
+                                   Budget& budget) {
   ProbeLimits limits{.seconds = 0.035, .bytes = 8u << 20};
-  std::vector<DepthRate> rates;
-  for (const int depth : {4, 1, 2, 8}) {
+  std::vector<ShapeRate> rates;
+  const auto look = [&](const ReadShape& shape) -> Result<void> {
     // A look is not worth anybody's pins.
-    const uint64_t memory = static_cast<uint64_t>(depth + 2) * SliceStore::slot_bytes_of(index);
-    if (budget.available() < memory) continue;
+    const uint64_t memory =
+        static_cast<uint64_t>(shape.depth + 2) * SliceStore::slot_bytes_of(index);
+    if (budget.available() < memory) return success();
     IoOptions fixed = io;
-    fixed.n_threads = depth;
+    fixed.n_threads = shape.depth;
+    fixed.request_bytes = shape.request_bytes;
     SLUICE_TRY(const DiskProbe probe, probe_disk(files, index, schedule, fixed, budget, limits));
-    rates.push_back({depth, probe.bytes_per_s.value});
+    rates.push_back({shape, probe.bytes_per_s.value});
     // Other slices each time: what lies below us may remember those that were just read.
     limits.first += schedule.slices.size() / 4;
+    return success();
+  };
+  const ReadShape usual;
+  for (const int depth : {4, 1, 2, 8}) {
+    SLUICE_TRY(look({depth, usual.request_bytes}));
   }
-  return choose_depth(rates);
+  const ReadShape deep = choose_shape(usual, rates);
+  for (const uint64_t n : {usual.request_bytes / 2, usual.request_bytes / 4}) {
+    SLUICE_TRY(look({deep.depth, n}));
+  }
+  return choose_shape(deep, rates);
 }
 
 namespace {

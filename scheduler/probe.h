@@ -38,19 +38,19 @@ Result<DiskProbe> probe_disk(std::span<const File* const> files,
                              Budget& budget,
                              const ProbeLimits& limits);
 
-// How many reads of this file to have in flight, 1..DepthControl::kMost: tries a few for at most
-// 35 ms and 8 MiB each, as far as the ledger has memory free now. Errors: io.*.
-Result<int> probe_depth(std::span<const File* const> files,
-                        const SliceIndex& index,
-                        const Schedule& schedule,
-                        const IoOptions& io,
-                        Budget& budget);
-// What to take of {depth, bytes per second}: the usual one unless another is clearly faster.
-struct DepthRate {
-  int depth = 0;
+// How this file is best read: tries a few depths and then, at the best, smaller requests, each for
+// at most 35 ms and 8 MiB, as far as the ledger has memory free now. Errors: io.*.
+Result<ReadShape> probe_read_shape(std::span<const File* const> files,
+                                   const SliceIndex& index,
+                                   const Schedule& schedule,
+                                   const IoOptions& io,
+                                   Budget& budget);
+// What to take of what was tried: the usual one unless another is clearly faster.
+struct ShapeRate {
+  ReadShape shape;
   double bytes_per_s = 0;
 };
-int choose_depth(std::span<const DepthRate> rates);
+ReadShape choose_shape(const ReadShape& usual, std::span<const ShapeRate> rates);
 
 struct ComputeProbe {
   Estimate decode_s;              // one token, all weights in memory

@@ -56,12 +56,12 @@ Result<std::unique_ptr<Residency>> Residency::create(std::shared_ptr<const Model
   for (const File& f : r->model_->files()) files.push_back(&f);
   SliceStoreOptions options;
   options.io = io;
-  if (io.n_threads == 0 && io.depths != nullptr) {
+  if (io.n_threads == 0 && io.shapes != nullptr) {
     SLUICE_TRY(const FileIdentity first, files.front()->identity());
-    if (!io.depths->find(first.dev)) {
+    if (!io.shapes->find(first.dev)) {
       // A file that cannot be read says so at its first pass.
-      if (auto depth = probe_depth(files, index, r->schedule_, io, budget))
-        io.depths->keep(first.dev, depth.value());
+      if (auto shape = probe_read_shape(files, index, r->schedule_, io, budget))
+        io.shapes->keep(first.dev, shape.value());
     }
   }
   options.ring_bytes = r->plan_.ring_bytes;

@@ -86,23 +86,25 @@ class ThreadedIoQueue final : public IoQueue {
         done_(done),
         ctx_(ctx),
         fault_(o.fault != nullptr ? *o.fault : IoFault::of_process()),
-        pacer_(o.virtual_bytes_per_s) {
+        pacer_(o.virtual_bytes_per_s),
+        share_(o.share != nullptr ? *o.share : own_share_) {
     int n = std::clamp(o.n_threads, 1, kMaxIoThreads);
     depth_ = n;
+    request_bytes_ = std::max(o.request_bytes / alignment * alignment, alignment);
     if (o.n_threads == 0) {
-      depths_ = o.depths;
+      shapes_ = o.shapes;
       device_ = device;
-      control_.emplace(o.depths == nullptr ? kUsualDepth
-                                           : o.depths->find(device).value_or(kUsualDepth));
-      depth_ = control_->depth();
-      n = DepthControl::kMost;
+      control_.emplace(o.shapes == nullptr ? ReadShape{}
+                                           : o.shapes->find(device).value_or(ReadShape{}));
+      take(control_->shape());
+      n = ReadShape::kMostDepth;
     }
     for (int i = 0; i < n; ++i) threads_.emplace_back([this] { work(); });
   }
 
   ~ThreadedIoQueue() override {
     halt();
-    if (depths_ != nullptr) depths_->keep(device_, control_->home());
+    if (shapes_ != nullptr) shapes_->keep(device_, control_->home());
     for (uint32_t part = 0; part < mappings_.size(); ++part) drop_now(part, 0, mappings_[part].size());
   }
 
@@ -162,39 +164,68 @@ class ThreadedIoQueue final : public IoQueue {
     return stats_.busy_s + (in_flight_ > 0 ? seconds_since(busy_since_) : 0.0);
   }
 
-  // Whether a thread may take something on: nothing waits for a turn to drop pages.
+  void take(const ReadShape& shape) {
+    depth_.store(shape.depth, std::memory_order_relaxed);
+    request_bytes_.store(shape.request_bytes, std::memory_order_relaxed);
+  }
+
+  // Nothing waits for a turn to drop pages.
+  bool drops_pages() const { return !demand_.empty() && demand_.front().drop; }
+  bool has_turn() const { return in_flight_ < depth_.load(std::memory_order_relaxed); }
+  // Whether a thread may find something to take on.
   bool something_to_do() const {
-    if (!demand_.empty() && demand_.front().drop) return true;
-    return in_flight_ < depth_.load(std::memory_order_relaxed) &&
-           (!demand_.empty() || !ahead_.empty() || !last_.empty());
+    return drops_pages() ||
+           (has_turn() && (!demand_.empty() || !ahead_.empty() || !last_.empty()));
+  }
+
+  // Where the next request is to be taken from; null: nowhere now.
+  std::deque<ReadRequest>* choose() {
+    if (drops_pages()) return &demand_;
+    if (!has_turn()) return nullptr;
+    const bool others = !demand_.empty() || !ahead_.empty();
+    const bool its_turn = !others || passed_over_ >= kMostPassedOver;
+    if (!last_.empty() && its_turn && share_.begin(Clock::now())) {
+      passed_over_ = 0;
+      return &last_;
+    }
+    if (!others) return nullptr;
+    passed_over_ = last_.empty() ? 0 : passed_over_ + 1;
+    return !demand_.empty() ? &demand_ : &ahead_;
+  }
+
+  // Until there is something to do; what the share holds back has one thread that looks at the clock.
+  void wait_for_more(std::unique_lock<std::mutex>& lock) {
+    if (!something_to_do()) return ready_.wait(lock);
+    if (watching_share_) return ready_.wait(lock);
+    watching_share_ = true;
+    ready_.wait_until(lock, share_.ask_again(Clock::now()));
+    watching_share_ = false;
   }
 
   // A read has ended: tells the control what came in since it was told last.
-  void correct_depth() {
+  void correct_shape() {
     constexpr double kSample_s = 0.01;
     if (!control_) return;
     const double busy = busy_s() - told_busy_s_;
     if (busy < kSample_s) return;
-    const int next = control_->add(stats_.bytes - told_bytes_, busy);
+    const int before = depth();
+    take(control_->add(stats_.bytes - told_bytes_, busy));
     told_busy_s_ += busy;
     told_bytes_ = stats_.bytes;
-    if (next > depth_.exchange(next, std::memory_order_relaxed)) ready_.notify_all();
+    if (depth() > before) ready_.notify_all();
   }
 
   void work() {
     std::unique_lock lock(mutex_);
     for (;;) {
-      ready_.wait(lock, [this] { return stop_ || something_to_do(); });
       if (stop_) return;
-      const bool drop_first = !demand_.empty() && demand_.front().drop;
-      const bool its_turn = !drop_first && !last_.empty() && passed_over_ >= kMostPassedOver;
-      auto& queue = its_turn           ? last_
-                    : !demand_.empty() ? demand_
-                    : !ahead_.empty()  ? ahead_
-                                       : last_;
-      passed_over_ = &queue == &last_ || last_.empty() ? 0 : passed_over_ + 1;
-      const ReadRequest r = queue.front();
-      queue.pop_front();
+      auto* const queue = choose();
+      if (queue == nullptr) {
+        wait_for_more(lock);
+        continue;
+      }
+      const ReadRequest r = queue->front();
+      queue->pop_front();
       if (something_to_do()) ready_.notify_one();
       if (r.drop) {
         lock.unlock();
@@ -205,6 +236,7 @@ class ThreadedIoQueue final : public IoQueue {
       }
       if (in_flight_++ == 0) busy_since_ = Clock::now();
       lock.unlock();
+      const Clock::time_point began = Clock::now();
       Result<void> read = read_all(r);
       for (int retry = 0; !read && retry < kReadRetries; ++retry) {
         lock.lock();
@@ -212,12 +244,13 @@ class ThreadedIoQueue final : public IoQueue {
         lock.unlock();
         read = read_all(r);
       }
+      if (r.last) share_.end(began, Clock::now());
       lock.lock();
       if (--in_flight_ == 0) stats_.busy_s += seconds_since(busy_since_);
       ++stats_.reads;
       stats_.bytes += read ? r.n_bytes : 0;
       stats_.failures += read ? 0u : 1u;
-      correct_depth();
+      correct_shape();
       // What comes next is read while this one is looked at by its owner.
       if (something_to_do()) ready_.notify_one();
       lock.unlock();
@@ -257,7 +290,8 @@ class ThreadedIoQueue final : public IoQueue {
     uint64_t got = 0;
     int interruptions = 0;
     while (got < r.needed) {
-      const int64_t n = fault_.pread(fd, r.dst + got, r.n_bytes - got, r.file_offset + got);
+      const uint64_t most = std::min(r.n_bytes - got, request_bytes_.load(std::memory_order_relaxed));
+      const int64_t n = fault_.pread(fd, r.dst + got, most, r.file_offset + got);
       if (n < 0 && (errno == EINTR || errno == EAGAIN) && ++interruptions <= kMaxInterruptions) continue;
       if (n < 0 && errno == EINVAL && mode_ == IoMode::kDirect && leave_direct(fd)) continue;
       if (n < 0) {
@@ -296,17 +330,21 @@ class ThreadedIoQueue final : public IoQueue {
   void* const ctx_;
   IoFault& fault_;
   Pacer pacer_;
+  FillShare own_share_;
+  FillShare& share_;
   mutable std::mutex mutex_;
   std::condition_variable ready_;
   std::deque<ReadRequest> demand_, ahead_, last_;  // bounded by what the owner has memory for
   int passed_over_ = 0;                            // reads begun while one of last_ waited
+  bool watching_share_ = false;
   bool stop_ = false;
   int in_flight_ = 0;
   Clock::time_point busy_since_;
   IoStats stats_;
-  std::optional<DepthControl> control_;  // none: the depth stays as it was set
-  std::atomic<int> depth_{1};            // written with mutex_ held
-  DepthBook* depths_ = nullptr;
+  std::optional<ReadControl> control_;  // none: the shape stays as it was set
+  std::atomic<int> depth_{1};           // written with mutex_ held, as the next
+  std::atomic<uint64_t> request_bytes_{ReadShape::kMostRequest};
+  ReadBook* shapes_ = nullptr;
   uint64_t device_ = 0;
   uint64_t told_bytes_ = 0;
   double told_busy_s_ = 0;

@@ -13,9 +13,10 @@
 #include <string>
 
 #include "base/result.h"
-#include "storage/depth_control.h"
 #include "storage/file.h"
+#include "storage/fill_share.h"
 #include "storage/io_fault.h"
+#include "storage/read_control.h"
 
 namespace sluice {
 
@@ -27,8 +28,8 @@ struct ReadRequest {
   std::byte* dst = nullptr;        // aligned to alignment(). kMmap: null populates; else a copy is made and the pages dropped
   uint64_t tag = 0;                // handed back
   bool demand = false;
-  bool last = false;  // begun when nothing else is to do, or after a few others: somebody may need
-                      // it after all
+  bool last = false;  // begun when nothing else is to do, or after a few others (somebody may need
+                      // it after all), and as FillShare allows
   bool drop = false;               // kMmap: the range goes out of memory instead
 };
 
@@ -36,8 +37,6 @@ struct IoStats {
   uint64_t reads = 0, bytes = 0, retries = 0, failures = 0;
   double busy_s = 0;               // time during which at least one read was in flight
 };
-
-inline constexpr int kUsualDepth = 4;  // before anything is known of a device
 
 enum class IoMode : uint8_t { kDirect, kBuffered, kVirtual, kMmap };
 const char* io_mode_name(IoMode m);
@@ -47,8 +46,10 @@ Result<IoMode> io_mode_from_name(const std::string& name);
 struct IoOptions {
   IoMode mode = IoMode::kDirect;
   int n_threads =
-      4;  // reads in flight; 0: what DepthControl finds, from the device's depth in `depths` on
-  DepthBook* depths = nullptr;     // outlives the queue; null: nothing is remembered
+      4;  // reads in flight; 0: what ReadControl finds, from the device's shape in `shapes` on
+  uint64_t request_bytes = ReadShape::kMostRequest;  // of one read, at most; with n_threads 0 found too
+  ReadBook* shapes = nullptr;      // outlives the queue; null: nothing is remembered
+  FillShare* share = nullptr;      // outlives the queue, of all models; null: one of its own
   double virtual_bytes_per_s = 0;  // kVirtual
   IoFault* fault = nullptr;        // null: that of the process
 };

@@ -58,6 +58,7 @@ SliceStore::SliceStore(const SliceIndex& index,
     : index_(index),
       schedule_(std::move(schedule)),
       pin_order_(std::move(pin_order)),
+      share_(options.io.share != nullptr ? *options.io.share : own_share_),
       experts_(index, options.experts) {
   entries_.resize(index_.slices().size());
   slot_bytes_ = slot_bytes_of(index_);
@@ -86,7 +87,9 @@ Result<std::unique_ptr<SliceStore>> SliceStore::create(std::span<const File* con
                                                        Budget& budget) {
   std::unique_ptr<SliceStore> store(
       new SliceStore(index, std::move(schedule), std::move(pin_order), options));
-  SLUICE_TRY(store->io_, IoQueue::create(files, options.io, &SliceStore::on_read, store.get()));
+  IoOptions io = options.io;
+  io.share = &store->share_;
+  SLUICE_TRY(store->io_, IoQueue::create(files, io, &SliceStore::on_read, store.get()));
   SLUICE_CHECK(store->io_->alignment() <= kAlignment);
   uint32_t last_block = 0;
   for (SliceId id = 0; id < std::min(options.block_of.size(), store->entries_.size()); ++id) {
@@ -96,7 +99,7 @@ Result<std::unique_ptr<SliceStore>> SliceStore::create(std::span<const File* con
   store->blocks_.resize(last_block + 1);
   SLUICE_TRY(store->make_memory(options, budget));
   if (!options.experts.empty()) {
-    const size_t most = options.io.n_threads == 0 ? DepthControl::kMost : store->max_in_flight();
+    const size_t most = options.io.n_threads == 0 ? ReadShape::kMostDepth : store->max_in_flight();
     store->kept_free_ = std::min(store->slots_.size() / 2, most);
   }
   return store;
@@ -117,6 +120,7 @@ Result<void> SliceStore::make_memory(const SliceStoreOptions& options, Budget& b
 
 SliceStore::~SliceStore() {
   if (io_) io_->stop();      // its callbacks look at everything here
+  if (passing_) share_.pass_ends();
 }
 
 const std::byte* SliceStore::place_of(SliceId id) const {
@@ -293,10 +297,12 @@ void SliceStore::pump() {
   pump_fill();
 }
 
+// Whether one more read that nobody waits for may stand in the queue.
+bool SliceStore::may_fill() const { return filling_ < (share_.busy() ? 1 : max_in_flight()); }
+
 void SliceStore::pump_fill() {
-  if (fill_ == Fill::kOff) return;
-  const size_t most = fill_ == Fill::kIdle ? max_in_flight() : 1;
-  const auto room = [&] { return filling_ < most && in_flight_ < max_in_flight(); };
+  if (!fills_) return;
+  const auto room = [&] { return may_fill() && in_flight_ < max_in_flight(); };
   for (; fill_rank_ < std::min(cut_, pin_order_.size()); ++fill_rank_) {
     const SliceId id = pin_order_[fill_rank_];
     if (entries_[id].state != State::kAbsent) continue;
@@ -325,12 +331,14 @@ void SliceStore::forget_announced() {
 void SliceStore::fill_ahead() {
   const std::lock_guard lock(mutex_);
   forget_announced();
-  fill_ = Fill::kIdle;
+  if (std::exchange(passing_, false)) share_.pass_ends();
+  fills_ = true;
   fill_rank_ = fill_expert_ = 0;
   pump();
 }
 
-// Starts reads in the order in which the consumer will come by, wrapping into the next pass.
+// Starts reads in the order in which the consumer will come by, wrapping into the next pass. Between
+// requests nobody is known to come.
 void SliceStore::pump_schedule() {
   if (schedule_.empty()) return;
   for (uint64_t i = 0; i < schedule_.size() && in_flight_ < max_in_flight(); ++i) {
@@ -340,7 +348,8 @@ void SliceStore::pump_schedule() {
     const SliceId id = schedule_[place];
     if (entries_[id].state != State::kAbsent || (i < left && !wanted_now(entries_[id]))) continue;
     if (kept_free_ > 0 && entries_[id].rank >= cut_ && free_slots() <= kept_free_) return;
-    if (!start(id, Urgency::kAhead, turns_ + i)) return;
+    if (!passing_ && !may_fill()) return;
+    if (!start(id, passing_ ? Urgency::kAhead : Urgency::kFill, turns_ + i)) return;
   }
 }
 
@@ -430,7 +439,7 @@ void SliceStore::begin_pass(size_t n_scheduled, std::function<bool()> cancelled)
   position_ = 0;
   pass_end_ = n_scheduled;
   ++pass_;
-  if (fill_ == Fill::kIdle) fill_ = Fill::kBeside;
+  if (!std::exchange(passing_, true)) share_.pass_begins();
   forget_announced();
   turns_ = 0;
   for (const Slot& slot : slots_) entries_[slot.id].awaited = false;      // left by a pass that was cancelled

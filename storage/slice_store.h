@@ -108,9 +108,9 @@ class SliceStore {
   Result<void> set_cut(size_t n);
 
   // No pass runs: pins that are not here are read now, in pin order, then experts into free cells,
-  // as fast as the disk is. Once a pass begins it goes on beside it, one read at a time and after
-  // what the pass wants (ReadRequest::last), also when the cut has grown again. A slice that cannot
-  // be read is left out; whoever needs it is told then.
+  // as fast as the disk is. While a pass runs, this store's or another's, it goes on beside it, after
+  // what the pass wants (ReadRequest::last) and with half of the disk at most (FillShare), also when
+  // the cut has grown again. A slice that cannot be read is left out; whoever needs it is told then.
   void fill_ahead();
 
   // The same, before a store exists: the size of a slot, the memory for row reads, and where the
@@ -180,6 +180,7 @@ class SliceStore {
   void start_wanted(std::span<const SliceId> wanted, const std::vector<bool>& done);
   void pump_schedule();
   void forget_announced();
+  bool may_fill() const;
   void pump_fill();
   enum class Urgency : uint8_t { kDemand, kAhead, kFill };
   bool start(SliceId id, Urgency urgency, uint64_t distance);
@@ -211,6 +212,8 @@ class SliceStore {
   uint64_t row_span_bytes_ = 0;        // of a row read, with what lies around it
   Reservation pin_reservation_, ring_reservation_;
   AnonymousMemory bounce_;             // row reads
+  FillShare own_share_;
+  FillShare& share_;
   std::unique_ptr<IoQueue> io_;
   std::unique_ptr<SliceMemory> memory_;
 
@@ -228,13 +231,13 @@ class SliceStore {
   size_t position_ = 0;                // of the consumer, in the schedule
   size_t pass_end_ = 0;
   uint64_t pass_ = 0;                  // counts begin_pass
+  bool passing_ = false;               // share_ was told of a pass
   size_t in_flight_ = 0;
   size_t max_in_flight() const {
     return static_cast<size_t>(io_->depth()) + 2;
   }                       // two wait, so that no thread does
   size_t kept_free_ = 0;  // slots that reading ahead leaves to experts
-  enum class Fill : uint8_t { kOff, kBeside, kIdle };
-  Fill fill_ = Fill::kOff;
+  bool fills_ = false;
   size_t filling_ = 0;                      // reads in flight of fill_ahead()
   size_t fill_rank_ = 0, fill_expert_ = 0;  // where it goes on
   size_t rows_left_ = 0;

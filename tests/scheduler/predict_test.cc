@@ -380,33 +380,42 @@ TEST(Probe, WithoutMemoryIsAnErrorAndWithLittleASmallerProbe) {
   EXPECT_TRUE(probe_compute(m.checked->hparams, m.layout, 2, little, 0.05));
 }
 
-TEST(Probe, TheUsualDepthStaysUnlessAnotherIsClearlyFaster) {
-  const auto chosen = [](std::vector<DepthRate> rates) { return choose_depth(rates); };
-  EXPECT_EQ(chosen({}), kUsualDepth);
-  EXPECT_EQ(chosen({{4, 1e9}, {1, 1e9}, {2, 1.05e9}, {8, 1.09e9}}), kUsualDepth);
-  EXPECT_EQ(chosen({{4, 1e9}, {1, 0.4e9}, {2, 0.7e9}, {8, 1.5e9}}), 8);
-  EXPECT_EQ(chosen({{4, 1e9}, {1, 1.6e9}, {2, 1.3e9}, {8, 0.5e9}}), 1);
-  EXPECT_EQ(chosen({{1, 1e9}, {2, 2e9}}), 2);  // no memory for more
+TEST(Probe, TheUsualShapeStaysUnlessAnotherIsClearlyFaster) {
+  const ReadShape usual;
+  const auto chosen = [&](std::vector<ShapeRate> rates) { return choose_shape(usual, rates); };
+  const auto at = [&](int depth, double rate) {
+    return ShapeRate{{depth, usual.request_bytes}, rate};
+  };
+  EXPECT_EQ(chosen({}), usual);
+  EXPECT_EQ(chosen({at(4, 1e9), at(1, 1e9), at(2, 1.05e9), at(8, 1.09e9)}), usual);
+  EXPECT_EQ(chosen({at(4, 1e9), at(1, 0.4e9), at(2, 0.7e9), at(8, 1.5e9)}).depth, 8);
+  EXPECT_EQ(chosen({at(4, 1e9), at(1, 1.6e9), at(2, 1.3e9), at(8, 0.5e9)}).depth, 1);
+  EXPECT_EQ(chosen({at(1, 1e9), at(2, 2e9)}).depth, 2);  // no memory for more
+  const ReadShape small{4, usual.request_bytes / 4};
+  EXPECT_EQ(chosen({at(4, 1e9), {{4, usual.request_bytes / 2}, 1.05e9}, {small, 1.3e9}}), small);
 }
 
-TEST(Probe, ADepthIsFoundOnceForADeviceAndIsWithinItsBounds) {
+TEST(Probe, AShapeIsFoundOnceForADeviceAndIsWithinItsBounds) {
   const auto model =
       Model::load(std::move(check_model(source("assets/demo.gguf"))).value()).value();
   Budget budget(64 * kMiB);
-  DepthBook book;
+  ReadBook book;
   IoOptions io;
   io.n_threads = 0;
-  io.depths = &book;
+  io.shapes = &book;
   const uint64_t device = model->files().front().identity().value().dev;
   EXPECT_FALSE(book.find(device));
   { ASSERT_TRUE(Residency::create(model, io, {}, budget)); }
   ASSERT_TRUE(book.find(device));
-  EXPECT_GE(*book.find(device), DepthControl::kLeast);
-  EXPECT_LE(*book.find(device), DepthControl::kMost);
-  book.keep(device, 7);
+  EXPECT_GE(book.find(device)->depth, ReadShape::kLeastDepth);
+  EXPECT_LE(book.find(device)->depth, ReadShape::kMostDepth);
+  EXPECT_GE(book.find(device)->request_bytes, ReadShape::kLeastRequest);
+  EXPECT_LE(book.find(device)->request_bytes, ReadShape::kMostRequest);
+  const ReadShape other{7, ReadShape::kLeastRequest};
+  book.keep(device, other);
   const auto again = Residency::create(model, io, {}, budget);
   ASSERT_TRUE(again);
-  EXPECT_EQ(book.find(device), 7);
+  EXPECT_EQ(book.find(device), other);
 }
 
 TEST(Probe, AReadThatFailsIsAnError) {

@@ -59,21 +59,23 @@ class SliceStoreTest : public testing::Test {
   void open(const std::string& faults = "",
             uint64_t ring = 8u << 20,
             IoMode mode = IoMode::kDirect,
-            DepthBook* depths = nullptr) {
-    store_.reset();
+            ReadBook* shapes = nullptr) {
+    store_.reset();      // what it has found goes into its book
     fault_.emplace(std::move(IoFault::parse(faults)).value());
     file_ = std::move(File::open_regular(path_)).value();
     const File* files[] = {&file_};
     SliceStoreOptions o;
     o.io.mode = mode;
     o.io.fault = &*fault_;
-    o.io.depths = depths;
-    if (depths != nullptr) o.io.n_threads = 0;
+    o.io.shapes = shapes;
+    if (shapes != nullptr) o.io.n_threads = 0;
     o.ring_bytes = ring;
     store_ = std::move(SliceStore::create(
                            files, *index_, schedule_, make_pin_order(schedule_), o, budget_))
                  .value();
   }
+
+  uint64_t device() const { return File::open_regular(path_).value().identity().value().dev; }
 
   // One pass over everything, three slices asked for at a time; checks every byte.
   Result<void> pass() {
@@ -128,17 +130,35 @@ TEST_F(SliceStoreTest, EveryByteAtEveryCut) {
   }
 }
 
-TEST_F(SliceStoreTest, ADepthThatIsFoundReadsTheSameBytesAndIsRemembered) {
-  DepthBook book;
-  for (const IoMode mode : {IoMode::kDirect, IoMode::kMmap}) {
-    open("", 4u << 20, mode, &book);
-    for (int i = 0; i < 20; ++i) ASSERT_TRUE(pass());
-    store_.reset();
-    const auto depth = book.find(file_.identity().value().dev);
-    ASSERT_TRUE(depth);
-    EXPECT_GE(*depth, DepthControl::kLeast);
-    EXPECT_LE(*depth, DepthControl::kMost);
+TEST_F(SliceStoreTest, AShapeThatIsFoundReadsTheSameBytesAndIsRemembered) {
+  for (const IoMode mode : {IoMode::kDirect, IoMode::kBuffered, IoMode::kMmap}) {
+    for (uint64_t n = ReadShape::kLeastRequest; n <= ReadShape::kMostRequest; n *= 2) {
+      ReadBook book;
+      book.keep(device(), {3, n});
+      open("", 4u << 20, mode, &book);
+      for (int i = 0; i < 5; ++i) ASSERT_TRUE(pass());
+      book.keep(device(), {1, 0});
+      store_.reset();
+      EXPECT_EQ(book.find(device()), (ReadShape{3, n}));
+    }
   }
+}
+
+// A read of 2 MiB in eight parts, each of which may be interrupted, cut short or fail once.
+TEST_F(SliceStoreTest, PartsOfASliceMayBeShortOrFailOnce) {
+  for (const char* fault : {"read:2:EINTR,read:3:short,read:6:short", "read:3:EIO", "read:9:EAGAIN,read:12:EIO"}) {
+    ReadBook book;
+    book.keep(device(), {2, ReadShape::kLeastRequest});
+    open(fault, 4u << 20, IoMode::kDirect, &book);
+    for (int i = 0; i < 2; ++i) ASSERT_TRUE(pass()) << fault;
+    EXPECT_EQ(store_->stats().io.failures, 0u);
+    store_.reset();
+  }
+  ReadBook book;
+  book.keep(device(), {2, ReadShape::kLeastRequest});
+  open("read:9+:eof", 4u << 20, IoMode::kDirect, &book);
+  EXPECT_FALSE(pass());
+  store_.reset();
 }
 
 TEST_F(SliceStoreTest, InterruptionsAndShortReadsChangeNothing) {
@@ -393,6 +413,39 @@ TEST(IoFault, RefusesWhatItDoesNotKnow) {
   }
   EXPECT_TRUE(IoFault::parse(""));
   EXPECT_TRUE(IoFault::parse("read:*:50ms,read:3+:short,read:7:EIO"));
+}
+
+// Pins of one model fill while another answers: at a known rate of the disk, half of it at most, and
+// all of it afterwards.
+TEST_F(SliceStoreTest, FillsWithHalfOfTheDiskBesideAnothersPass) {
+  constexpr double kRate = 40e6;
+  FillShare share;
+  const File* files[] = {&file_};
+  file_ = File::open_regular(path_).value();
+  const auto make = [&](Budget& budget) {
+    SliceStoreOptions o;
+    o.io.mode = IoMode::kVirtual;
+    o.io.virtual_bytes_per_s = kRate;
+    o.io.share = &share;
+    return SliceStore::create(files, *index_, schedule_, make_pin_order(schedule_), o, budget).value();
+  };
+  Budget other_budget;
+  const auto other = make(other_budget);
+  store_ = make(budget_);
+  other->begin_pass(0);
+  EXPECT_TRUE(share.busy());
+  const auto began = Clock::now();
+  ASSERT_TRUE(store_->set_cut(schedule_.size()));
+  store_->fill_ahead();
+  std::this_thread::sleep_for(std::chrono::milliseconds(400));
+  const uint64_t bytes = store_->stats().io.bytes;
+  const double elapsed = std::chrono::duration<double>(Clock::now() - began).count();
+  EXPECT_GT(bytes, 0u);
+  EXPECT_LE(static_cast<double>(bytes), kRate * elapsed / 2 + static_cast<double>(store_->slot_bytes()));
+  other->fill_ahead();
+  EXPECT_FALSE(share.busy());
+  EXPECT_TRUE(filled(schedule_.size()));
+  store_.reset();
 }
 
 }  // namespace

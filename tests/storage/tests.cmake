@@ -1,5 +1,6 @@
 sluice_test(storage_tests
-  SOURCES storage/budget_test.cc storage/depth_control_test.cc storage/expert_cache_test.cc storage/file_test.cc storage/gguf_reader_test.cc storage/slice_index_test.cc
+  SOURCES storage/budget_test.cc storage/read_control_test.cc storage/expert_cache_test.cc storage/file_test.cc
+          storage/fill_share_test.cc storage/gguf_reader_test.cc storage/slice_index_test.cc
           storage/slice_store_test.cc
   LIBS sluice_storage fmt::fmt)
 sluice_test(model_loader_tests

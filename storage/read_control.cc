@@ -1,14 +1,16 @@
-#include "storage/depth_control.h"
+#include "storage/read_control.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 
 namespace sluice {
 
-DepthControl::DepthControl(int first) : home_(std::clamp(first, kLeast, kMost)) {}
+StepControl::StepControl(int least, int most, int first)
+    : least_(least), most_(most), home_(std::clamp(first, least, most)) {}
 
-int DepthControl::add(uint64_t bytes, double busy_s) {
-  if (!(busy_s > 0)) return depth();
+void StepControl::add(uint64_t bytes, double busy_s) {
+  if (!(busy_s > 0)) return;
   if (!in_trial_) {
     counted_s_ += busy_s;
     counted_bytes_ += static_cast<double>(bytes);
@@ -21,13 +23,13 @@ int DepthControl::add(uint64_t bytes, double busy_s) {
     }
     if (drifted) rest_s_ = kFirstRest_s;
     if (rested_s_ >= rest_s_) begin_trial(direction_);
-    return depth();
+    return;
   }
   window_s_ += busy_s;
-  if (window_s_ <= kSettle_s) return depth();
+  if (window_s_ <= kSettle_s) return;
   counted_s_ += busy_s;
   counted_bytes_ += static_cast<double>(bytes);
-  if (window_s_ < kWindow_s) return depth();
+  if (window_s_ < kWindow_s) return;
   const auto pair = static_cast<size_t>(pairs_);
   (trying_ ? other_rates_ : home_rates_)[pair] = counted_bytes_ / counted_s_;
   if (!trying_) {
@@ -37,24 +39,23 @@ int DepthControl::add(uint64_t bytes, double busy_s) {
   } else {
     end_trial();
   }
-  return depth();
 }
 
-void DepthControl::begin_window(bool trying) {
+void StepControl::begin_window(bool trying) {
   trying_ = trying;
   window_s_ = counted_s_ = counted_bytes_ = 0;
 }
 
-void DepthControl::begin_trial(int direction) {
+void StepControl::begin_trial(int direction) {
   direction_ = direction;
-  if (home_ + direction < kLeast || home_ + direction > kMost) direction_ = -direction;
+  if (home_ + direction < least_ || home_ + direction > most_) direction_ = -direction;
   other_ = home_ + direction_;
   in_trial_ = true;
   pairs_ = 0;
   begin_window(false);
 }
 
-void DepthControl::end_trial() {
+void StepControl::end_trial() {
   double here = 0;
   double gain = 0;
   for (size_t i = 0; i < kPairs; ++i) {
@@ -74,11 +75,11 @@ void DepthControl::end_trial() {
     home_ = other_;
     turned_ = true;  // where it came from is known to be slower
     rest_s_ = kFirstRest_s;
-    const bool end = home_ == kLeast || home_ == kMost;
+    const bool end = home_ == least_ || home_ == most_;
     if (!end) return begin_trial(direction_);
     return rest();
   }
-  const bool other_side = home_ != kLeast && home_ != kMost;
+  const bool other_side = home_ != least_ && home_ != most_;
   if (!turned_ && other_side) {
     turned_ = true;
     return begin_trial(-direction_);
@@ -87,7 +88,7 @@ void DepthControl::end_trial() {
 }
 
 // The longer nothing was gained, the longer until it is tried again.
-void DepthControl::rest() {
+void StepControl::rest() {
   turned_ = false;
   direction_ = -direction_;
   rested_s_ = counted_s_ = counted_bytes_ = 0;
@@ -95,15 +96,36 @@ void DepthControl::rest() {
   rest_s_ = std::min(rest_s_ * 2, kLongestRest_s);
 }
 
-std::optional<int> DepthBook::find(uint64_t device) const {
-  const std::lock_guard lock(mutex_);
-  const auto it = depths_.find(device);
-  return it == depths_.end() ? std::nullopt : std::optional<int>(it->second);
+namespace {
+
+constexpr int kMostSizeStep = std::countr_zero(ReadShape::kMostRequest / ReadShape::kLeastRequest);
+
+int step_of(uint64_t request_bytes) {
+  const uint64_t times = std::max<uint64_t>(request_bytes / ReadShape::kLeastRequest, 1);
+  return static_cast<int>(std::bit_width(times)) - 1;
 }
 
-void DepthBook::keep(uint64_t device, int depth) {
+}  // namespace
+
+ReadControl::ReadControl(const ReadShape& first)
+    : depth_(ReadShape::kLeastDepth, ReadShape::kMostDepth, first.depth),
+      size_(0, kMostSizeStep, step_of(first.request_bytes)) {}
+
+ReadShape ReadControl::add(uint64_t bytes, double busy_s) {
+  if (!size_.in_trial()) depth_.add(bytes, busy_s);
+  if (!depth_.in_trial()) size_.add(bytes, busy_s);
+  return shape();
+}
+
+std::optional<ReadShape> ReadBook::find(uint64_t device) const {
   const std::lock_guard lock(mutex_);
-  if (depths_.size() < kMostDevices || depths_.contains(device)) depths_[device] = depth;
+  const auto it = shapes_.find(device);
+  return it == shapes_.end() ? std::nullopt : std::optional<ReadShape>(it->second);
+}
+
+void ReadBook::keep(uint64_t device, const ReadShape& shape) {
+  const std::lock_guard lock(mutex_);
+  if (shapes_.size() < kMostDevices || shapes_.contains(device)) shapes_[device] = shape;
 }
 
 }  // namespace sluice
