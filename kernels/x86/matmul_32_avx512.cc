@@ -52,6 +52,14 @@ SLUICE_INLINE __m512i unpack_two(const uint8_t* a, const uint8_t* b) {
   }
 }
 
+// 2^(e - 128) for sixteen e.
+SLUICE_INLINE __m512 powers_of_two(__m512i e) {
+  const __m512i normal = _mm512_slli_epi32(_mm512_sub_epi32(e, _mm512_set1_epi32(1)), 23);
+  const __m512i tiny = _mm512_sllv_epi32(_mm512_set1_epi32(0x00200000), e);
+  const __mmask16 is_tiny = _mm512_cmplt_epi32_mask(e, _mm512_set1_epi32(2));
+  return _mm512_castsi512_ps(_mm512_mask_mov_epi32(normal, is_tiny, tiny));
+}
+
 // d of 16 rows.
 template <class U>
 SLUICE_INLINE __m512 scales_of_16(const uint8_t* const* at, int64_t offset) {
@@ -73,31 +81,142 @@ SLUICE_INLINE __m512 accumulate(__m512 acc, __m512i idot, __m512 d, __m512 m, co
   return acc;
 }
 
+// Memory gives most when it is read in order: rows one after another from end to end, eight groups
+// at a time, whose integer sums are put down; then the fmas for sixteen rows at once.
+constexpr int64_t kRowGroups = 512;             // groups between two turns of fmas
+constexpr int64_t kRowBlocks = kRowGroups / 8;
+
+// What sixteen rows put down. Row r is at place_of(r).
+struct RowSums {
+  __m256i idot[kRowBlocks][kWide];  // groups 0 2 4 6, then 1 3 5 7; rows in order
+  uint32_t d[kRowGroups][kWide];    // d, and m in the upper half
+};
+
+// Groups of four rows: the second and the third change places.
+SLUICE_INLINE int64_t place_of(int64_t row) { return (row & 3) | (row & 4) << 1 | (row & 8) >> 1; }
+SLUICE_INLINE __m512 in_row_order(__m512 v) { return _mm512_shuffle_f32x4(v, v, 0xd8); }
+
+// One token's activations: two groups a vector.
+struct PreparedToken {
+  __m512i x[kRowGroups / 2];
+};
+
+void prepare(const ActQ8x32* x, int64_t n_groups, PreparedToken& out) {
+  for (int64_t g = 0; g < n_groups; g += 2)
+    out.x[g / 2] = halves_512(load_256(x[g].qs), load_256(x[g + 1 < n_groups ? g + 1 : g].qs));
+}
+
+// Puts down the sums of row `row` of sixteen.
 template <class U>
-void row_driver(const uint8_t* const* at,
-                const uint8_t* next,
-                int64_t n_groups,
-                const ActQ8x32* x,
-                float* y,
-                __mmask16 rows) {
-  __m512 acc = _mm512_setzero_ps();
-  int64_t offset = 0;
-  for (int64_t g = 0; g < n_groups; ++g, offset += sizeof(typename U::Group)) {
-    prefetch_share_16<typename U::Group>(next, g);
-    const __m512i xq = twice_512(load_256(x[g].qs));
-    __m512i dot[8];
-    for (int i = 0; i < 8; ++i) {
-      dot[i] =
-          dot_bytes(_mm512_setzero_si512(), unpack_two<U>(at[i] + offset, at[i + 8] + offset), xq);
+SLUICE_INLINE void sum_row(const uint8_t* w, int64_t n_groups, const PreparedToken& x, int64_t row, RowSums& out) {
+  constexpr int64_t kBytes = sizeof(typename U::Group);
+  const int64_t place = place_of(row);
+  const auto block = [&](int64_t g0, int64_t n) {
+    const uint8_t* at = w + g0 * kBytes;
+    prefetch_ahead(at, n * kBytes);
+    __m512i dot[4];
+    for (int i = 0; i < 4; ++i) {
+      dot[i] = _mm512_setzero_si512();
+      if (2 * i >= n) continue;
+      const uint8_t* a = at + 2 * i * kBytes;
+      const uint8_t* b = 2 * i + 1 < n ? a + kBytes : a;
+      dot[i] = dot_bytes(dot[i], unpack_two<U>(a, b), x.x[g0 / 2 + i]);
     }
-    __m512i idot = sum_rows_of_8(dot);
-    if constexpr (kBias<U> != 0)
-      idot = _mm512_sub_epi32(idot, _mm512_set1_epi32(kBias<U> * x[g].sum));
-    __m512 m = _mm512_setzero_ps();
-    if constexpr (U::kHasMin) m = gather_halves_16(at, offset + 2);
-    acc = accumulate<U>(acc, idot, scales_of_16<U>(at, offset), m, x[g]);
+    const __m512i lanes = sum_of_four(dot[0], dot[1], dot[2], dot[3]);
+    out.idot[g0 / 8][row] =
+        _mm256_add_epi32(_mm512_castsi512_si256(_mm512_shuffle_i64x2(lanes, lanes, 0x08)),
+                         _mm512_castsi512_si256(_mm512_shuffle_i64x2(lanes, lanes, 0x0d)));
+    for (int64_t k = 0; k < n; ++k) {
+      const uint8_t* g = at + k * kBytes;
+      if constexpr (U::kHasMin)
+        out.d[g0 + k][place] = load_as<uint32_t>(g);
+      else if constexpr (U::kHalfScale)
+        out.d[g0 + k][place] = load_as<uint16_t>(g);
+      else
+        out.d[g0 + k][place] = *g;
+    }
+  };
+  int64_t g = 0;
+  for (; g + 8 <= n_groups; g += 8) block(g, 8);
+  if (g < n_groups) block(g, n_groups - g);
+}
+
+// From sixteen rows' sums of eight groups to those of each group, rows at place_of().
+SLUICE_INLINE void fold_rows(const __m256i* sums, __m512i* out) {
+  const auto half = [&](int first, __m512i* v) {  // rows first .. first + 3 and first + 8 ..
+    __m512i t[4];
+    for (int i = 0; i < 4; ++i) t[i] = halves_512(sums[first + i], sums[first + 8 + i]);
+    const __m512i a = _mm512_unpacklo_epi32(t[0], t[1]), b = _mm512_unpackhi_epi32(t[0], t[1]);
+    const __m512i c = _mm512_unpacklo_epi32(t[2], t[3]), d = _mm512_unpackhi_epi32(t[2], t[3]);
+    v[0] = _mm512_unpacklo_epi64(a, c);
+    v[1] = _mm512_unpackhi_epi64(a, c);
+    v[2] = _mm512_unpacklo_epi64(b, d);
+    v[3] = _mm512_unpackhi_epi64(b, d);
+  };
+  __m512i low[4], high[4];
+  half(0, low);
+  half(4, high);
+  for (int e = 0; e < 4; ++e) {
+    out[2 * e] = _mm512_shuffle_i64x2(low[e], high[e], 0x88);
+    out[2 * e + 1] = _mm512_shuffle_i64x2(low[e], high[e], 0xdd);
   }
-  _mm512_mask_storeu_ps(y, rows, acc);
+}
+
+template <class U>
+SLUICE_INLINE __m512 accumulate_rows(const RowSums& sums, int64_t n_groups, const ActQ8x32* act, __m512 acc) {
+  for (int64_t g0 = 0; g0 < n_groups; g0 += 8) {
+    __m512i idot[8];
+    fold_rows(sums.idot[g0 / 8], idot);
+    for (int64_t g = g0; g < n_groups && g < g0 + 8; ++g) {
+      __m512i of_g = idot[g - g0];
+      if constexpr (kBias<U> != 0)
+        of_g = _mm512_sub_epi32(of_g, _mm512_set1_epi32(kBias<U> * act[g].sum));
+      const __m512i raw = load_512(sums.d[g]);
+      __m512 d, m = _mm512_setzero_ps();
+      if constexpr (U::kHalfScale)
+        d = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(raw));
+      else
+        d = powers_of_two(raw);
+      if constexpr (U::kHasMin) m = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(raw, 16)));
+      acc = accumulate<U>(acc, of_g, d, m, act[g]);
+    }
+  }
+  return acc;
+}
+
+template <class U>
+void row_driver(const uint8_t* w,
+                int64_t w_stride,
+                int64_t n_rows,
+                int64_t n_groups,
+                const uint8_t* x,
+                int64_t x_stride,
+                int64_t n_tokens,
+                float* y,
+                int64_t y_stride) {
+  PreparedToken prepared[kRowTokens];
+  RowSums sums;
+  for (int64_t g0 = 0; g0 < n_groups; g0 += kRowGroups) {
+    const int64_t n = n_groups - g0 < kRowGroups ? n_groups - g0 : kRowGroups;
+    const ActQ8x32* act[kRowTokens];
+    for (int64_t t = 0; t < n_tokens; ++t) {
+      act[t] = reinterpret_cast<const ActQ8x32*>(x + t * x_stride) + g0;
+      prepare(act[t], n, prepared[t]);
+    }
+    const uint8_t* at = w + g0 * static_cast<int64_t>(sizeof(typename U::Group));
+    for (int64_t r = 0; r < n_rows; r += kWide, at += kWide * w_stride) {
+      const int64_t n_here = n_rows - r < kWide ? n_rows - r : kWide;
+      const __mmask16 rows = first_rows(n_here);
+      for (int64_t t = 0; t < n_tokens; ++t) {
+        for (int64_t i = 0; i < n_here; ++i) sum_row<U>(at + i * w_stride, n, prepared[t], i, sums);
+        float* out = y + t * y_stride + r;
+        __m512 acc = _mm512_setzero_ps();
+        if (g0 > 0) acc = in_row_order(_mm512_maskz_loadu_ps(rows, out));
+        acc = accumulate_rows<U>(sums, n, act[t], acc);
+        _mm512_mask_storeu_ps(out, rows, in_row_order(acc));
+      }
+    }
+  }
 }
 
 // 16 rows of up to kPanelGroups groups: vector j of a group holds weights 4j .. 4j + 3 of every
@@ -160,7 +279,7 @@ struct Drivers {
   static constexpr int64_t kGroup = 32;
   static constexpr int64_t kPanelGroups = x86::kPanelGroups;
   static constexpr WeightType kType = U::kType;
-  static constexpr auto row = row_driver<U>;
+  static constexpr auto rows = row_driver<U>;
   static constexpr auto fill = fill_panel<U>;
   template <int kTokens>
   static constexpr auto panel = panel_driver<U, kTokens>;

@@ -7,12 +7,12 @@
 namespace sluice::kernels::x86 {
 namespace {
 
-// From this many tokens on, a panel is unpacked once for all of them.
-constexpr int64_t kPanelTokens = 4;
+// From one token more on, a panel is unpacked once for all of them.
+constexpr int64_t kRowTokens = 3;
 
 // KernelTable::matmul. D names the activation group (Act, of kGroup columns), the weight group
-// (Group), a Panel of kPanelGroups groups, and the drivers: row (16 rows, one token), fill (16 rows
-// into a panel), panel<kTokens> (a panel times that many tokens; `first`: y is not added to).
+// (Group), a Panel of kPanelGroups groups, and the drivers: rows (all of them, kRowTokens tokens at
+// most), fill (16 rows into a panel), panel<kTokens> (a panel times that many tokens; `first`: y is not added to).
 template <class D>
 void matmul(const void* w,
             int64_t w_stride,
@@ -25,18 +25,13 @@ void matmul(const void* w,
             int64_t y_stride) noexcept {
   const int64_t n_groups = n_cols / D::kGroup;
   const auto* xs = static_cast<const uint8_t*>(x);
+  if (n_tokens <= kRowTokens)
+    return D::rows(static_cast<const uint8_t*>(w), w_stride, n_rows, n_groups, xs, x_stride, n_tokens, y, y_stride);
   const uint8_t* at[kWide];
   for (int64_t r = 0; r < n_rows; r += kWide) {
     rows_of_16(w, w_stride, r, n_rows, at);
     const uint8_t* next = static_cast<const uint8_t*>(w) + next_rows_16(r, n_rows) * w_stride;
     const __mmask16 rows = first_rows(n_rows - r);
-    if (n_tokens < kPanelTokens) {
-      for (int64_t t = 0; t < n_tokens; ++t) {
-        const auto* act = reinterpret_cast<const typename D::Act*>(xs + t * x_stride);
-        D::row(at, next, n_groups, act, y + t * y_stride + r, rows);
-      }
-      continue;
-    }
     typename D::Panel panel;
     for (int64_t g0 = 0; g0 < n_groups; g0 += D::kPanelGroups) {
       const int64_t n = n_groups - g0 < D::kPanelGroups ? n_groups - g0 : D::kPanelGroups;

@@ -7,6 +7,8 @@
 namespace sluice::kernels::x86 {
 namespace {
 
+constexpr int64_t kRowTokens = 2;  // more share the loads of four rows
+
 // 16 weights from element k on, those of `mask` only, as floats.
 struct LoadF64 {
   static constexpr int64_t kBytes = 8;
@@ -111,6 +113,45 @@ SLUICE_INLINE void rows_times_tokens(const uint8_t* w,
   if (t < n_tokens) run.template operator()<1>();
 }
 
+// Partial sums of one row times one token.
+template <class L>
+SLUICE_INLINE __m512 row_sums(const uint8_t* w, int64_t n_cols, const uint8_t* x) {
+  __m512 sum = _mm512_setzero_ps();
+  int64_t k = 0;
+  for (; k + 32 <= n_cols; k += 32) {
+    prefetch_ahead(w + k * L::kBytes, 32 * L::kBytes);
+    sum = _mm512_fmadd_ps(L::load(w, k, 0xffff), _mm512_loadu_ps(x + 4 * k), sum);
+    sum = _mm512_fmadd_ps(L::load(w, k + 16, 0xffff), _mm512_loadu_ps(x + 4 * k + 64), sum);
+  }
+  for (; k < n_cols; k += 16) {  // the partial sums that the tail does not reach keep their bits
+    const __mmask16 mask = first_rows(n_cols - k);
+    sum = _mm512_mask3_fmadd_ps(L::load(w, k, mask), _mm512_maskz_loadu_ps(mask, x + 4 * k), sum, mask);
+  }
+  return sum;
+}
+
+// Few tokens: rows one after another, as memory gives most.
+template <class L>
+SLUICE_INLINE void rows_in_order(const uint8_t* w,
+                                 int64_t w_stride,
+                                 int64_t n_rows,
+                                 int64_t n_cols,
+                                 const uint8_t* x,
+                                 int64_t x_stride,
+                                 int64_t n_tokens,
+                                 float* y,
+                                 int64_t y_stride) {
+  __m512 sums[kWide];
+  for (__m512& s : sums) s = _mm512_setzero_ps();
+  for (int64_t r = 0; r < n_rows; r += kWide) {
+    const int64_t n = n_rows - r < kWide ? n_rows - r : kWide;
+    for (int64_t t = 0; t < n_tokens; ++t) {
+      for (int64_t i = 0; i < n; ++i) sums[i] = row_sums<L>(w + (r + i) * w_stride, n_cols, x + t * x_stride);
+      _mm512_mask_storeu_ps(y + t * y_stride + r, first_rows(n), sum_partials_of_16(sums));
+    }
+  }
+}
+
 template <class L>
 void matmul_float(const void* w,
                   int64_t w_stride,
@@ -123,6 +164,8 @@ void matmul_float(const void* w,
                   int64_t y_stride) noexcept {
   const auto* rows = static_cast<const uint8_t*>(w);
   const auto* xs = static_cast<const uint8_t*>(x);
+  if (n_tokens <= kRowTokens)
+    return rows_in_order<L>(rows, w_stride, n_rows, n_cols, xs, x_stride, n_tokens, y, y_stride);
   int64_t r = 0;
   for (; r + 4 <= n_rows; r += 4) {
     const uint8_t* at = rows + r * w_stride;
