@@ -71,7 +71,8 @@ int usable_cpus() {
   return std::clamp(n, 1, kMaxThreads);
 }
 
-// Work is handed out in chunks from a shared counter. A job's gate is open from its start until its
+// Work is handed out in chunks from a shared counter, each a share of what is left: large ones first, small ones
+// last, so that threads of unequal speed end together. A job's gate is open from its start until its
 // chunks are all handed out; a worker that wakes later finds it closed and goes back to sleep, so that
 // a job never waits for a thread that the kernel has not scheduled yet. The plain fields are written
 // only while the gate is closed and nobody is inside.
@@ -83,17 +84,22 @@ struct ThreadPool::State {
   alignas(64) std::atomic<int64_t> next{0};
   std::atomic<bool> stop{false};
   int64_t n = 0;
-  int64_t chunk = 1;
+  int64_t grain = 1;
+  int64_t parts = 1;                            // of what is left, one is a chunk
   RangeFn fn = nullptr;
   void* ctx = nullptr;
   int spin_rounds = kSpinRounds;                // constant after construction
   std::vector<std::thread> workers;
 
   void drain(int thread) {
+    int64_t begin = next.load(std::memory_order_relaxed);
     for (;;) {
-      const int64_t begin = next.fetch_add(chunk, std::memory_order_relaxed);
       if (begin >= n) return;
-      fn(ctx, begin, std::min(n, begin + chunk), thread);
+      const int64_t chunk = std::max<int64_t>((n - begin) / parts / grain, 1) * grain;
+      const int64_t end = std::min(n, begin + chunk);
+      if (!next.compare_exchange_weak(begin, end, std::memory_order_relaxed)) continue;
+      fn(ctx, begin, end, thread);
+      begin = next.load(std::memory_order_relaxed);
     }
   }
 
@@ -164,9 +170,8 @@ void ThreadPool::run(int64_t n, int64_t grain, RangeFn fn, void* ctx) noexcept {
     fn(ctx, 0, n, 0);
     return;
   }
-  // About four chunks a thread: the last ones absorb unequal cores; each is a multiple of the grain.
-  const int64_t want = (n + threads * 4 - 1) / (threads * 4);
-  s.chunk = (want + grain - 1) / grain * grain;
+  s.grain = grain;
+  s.parts = 2 * threads;
   s.n = n;
   s.fn = fn;
   s.ctx = ctx;

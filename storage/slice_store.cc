@@ -64,6 +64,7 @@ SliceStore::SliceStore(const SliceIndex& index,
   slot_bytes_ = slot_bytes_of(index_);
   for (SliceId id = 0; id < entries_.size(); ++id) entries_[id].read = read_range_of(index_[id]);
   for (uint32_t i = 0; i < schedule_.size(); ++i) entries_[schedule_[i]].place = i;
+  for (const Entry& e : entries_) absent_ += e.place != kNotScheduled ? 1 : 0;
   for (uint32_t i = 0; i < pin_order_.size(); ++i) entries_[pin_order_[i]].rank = i;
   for (uint32_t x = 0; x < experts_.experts().size(); ++x) {
     uint64_t at = 0;
@@ -180,7 +181,7 @@ void SliceStore::evict(uint32_t expert) {
     drop(id);
     const SliceRange pages = pages_to_drop(id);
     if (pages.n_bytes == 0) continue;
-    e.state = State::kDropping;
+    set_state(e, State::kDropping);
     ++leaving_[e.rank - pin_order_.size()];
     io_->submit({.part = index_[id].part,
                  .file_offset = pages.offset,
@@ -240,14 +241,14 @@ void SliceStore::drop(SliceId id) {
   if (e.slot == kPinned) {
     pinned_bytes_ -= index_[id].n_bytes;
   } else if (const SliceRange pages = pages_to_drop(id); pages.n_bytes > 0) {
-    e.state = State::kDropping;
+    set_state(e, State::kDropping);
     ++dropping_;
     io_->submit({.part = index_[id].part, .file_offset = pages.offset, .n_bytes = pages.n_bytes, .tag = kDropTag | id, .demand = true, .drop = true});
     return;
   } else {
     slots_[static_cast<size_t>(e.slot)].used = false;
   }
-  e.state = State::kAbsent;
+  set_state(e, State::kAbsent);
   e.slot = kPinned;
 }
 
@@ -262,7 +263,7 @@ bool SliceStore::start(SliceId id, Urgency urgency, uint64_t distance) {
     e.slot = *slot;
     slots_[static_cast<size_t>(*slot)] = {true, id};
   }
-  e.state = State::kLoading;
+  set_state(e, State::kLoading);
   e.started_in_pass = pass_;
   e.asked = std::chrono::steady_clock::now();
   ++in_flight_;
@@ -278,6 +279,14 @@ bool SliceStore::start(SliceId id, Urgency urgency, uint64_t distance) {
                .demand = urgency == Urgency::kDemand,
                .last = urgency == Urgency::kFill});
   return true;
+}
+
+void SliceStore::set_state(Entry& e, State state) {
+  if (e.place != kNotScheduled) {
+    absent_ -= e.state == State::kAbsent ? 1 : 0;
+    absent_ += state == State::kAbsent ? 1 : 0;
+  }
+  e.state = state;
 }
 
 // What the router has asked for, as far as there is room; nothing that was read ahead is dropped
@@ -340,7 +349,7 @@ void SliceStore::fill_ahead() {
 // Starts reads in the order in which the consumer will come by, wrapping into the next pass. Between
 // requests nobody is known to come.
 void SliceStore::pump_schedule() {
-  if (schedule_.empty()) return;
+  if (absent_ == 0) return;
   for (uint64_t i = 0; i < schedule_.size() && in_flight_ < max_in_flight(); ++i) {
     const uint64_t left = pass_end_ - position_;
     const uint64_t place = i < left ? position_ + i : i - left;
@@ -401,7 +410,7 @@ void SliceStore::finish(uint64_t tag, const Error* error) {
         slots_[static_cast<size_t>(e.slot)].used = false;
         --dropping_;
       }
-      e.state = State::kAbsent;
+      set_state(e, State::kAbsent);
       e.slot = kPinned;
       pump();
     } else {
@@ -412,7 +421,7 @@ void SliceStore::finish(uint64_t tag, const Error* error) {
       filling_ -= filled ? 1 : 0;
       if (error != nullptr) {
         if (e.slot == kPinned) pinned_bytes_ += index_[id].n_bytes;      // drop() takes it off again
-        e.state = State::kReady;
+        set_state(e, State::kReady);
         const bool was_pin = e.slot == kPinned;
         drop(id);
         // A read that failed half way has left pages of the file behind, which nobody would count.
@@ -420,7 +429,7 @@ void SliceStore::finish(uint64_t tag, const Error* error) {
           io_->drop_now(index_[id].part, pages.offset, pages.n_bytes);
         }
       } else {
-        e.state = State::kReady;
+        set_state(e, State::kReady);
         blocks_[e.block].read_bytes += e.read.n_bytes;
         blocks_[e.block].reads.add(std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - e.asked).count());
         if (e.slot == kPinned) pinned_bytes_ += index_[id].n_bytes;
@@ -606,11 +615,11 @@ void SliceStore::leave_pin(std::unique_lock<std::mutex>& lock, SliceId id) {
   const SliceRange pages = pages_to_drop(id);
   if (pages.n_bytes == 0) return;
   // Nobody reads it in again while its pages go.
-  e.state = State::kDropping;
+  set_state(e, State::kDropping);
   lock.unlock();
   io_->drop_now(index_[id].part, pages.offset, pages.n_bytes);
   lock.lock();
-  e.state = State::kAbsent;
+  set_state(e, State::kAbsent);
 }
 
 Result<void> SliceStore::set_cut(size_t n) {

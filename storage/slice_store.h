@@ -183,6 +183,7 @@ class SliceStore {
   bool may_fill() const;
   void pump_fill();
   enum class Urgency : uint8_t { kDemand, kAhead, kFill };
+  void set_state(Entry& e, State state);
   bool start(SliceId id, Urgency urgency, uint64_t distance);
   std::optional<int32_t> find_slot(uint64_t distance);
   uint64_t distance_of(SliceId id) const;
@@ -228,6 +229,7 @@ class SliceStore {
   size_t next_announced_ = 0;
   uint32_t turns_ = 0;
   size_t cut_ = 0;
+  size_t absent_ = 0;                  // of the schedule, slices neither here nor on their way
   size_t position_ = 0;                // of the consumer, in the schedule
   size_t pass_end_ = 0;
   uint64_t pass_ = 0;                  // counts begin_pass
