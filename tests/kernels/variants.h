@@ -11,18 +11,26 @@
 #include <vector>
 
 #include "kernels/kernels.h"
+#include "tests/kernels/amx_model.h"
 
 namespace sluice::kernels {
 
-inline constexpr const char* kVariants[] = {"scalar", "avx2", "avx512"};
+inline constexpr const char* kVariants[] = {"scalar", "avx2", "avx512", "amx"};
+// Those, and tables of tests alone: what they run on is a model of the CPU.
+inline constexpr const char* kMatmulVariants[] = {"scalar", "avx2", "avx512", "amx", "amx_model"};
+
+// Null where the CPU lacks what the table needs.
+inline const KernelTable* table_by_name(const char* name) {
+  return std::strcmp(name, "amx_model") == 0 ? amx_model_kernels() : kernels_by_name(name);
+}
 
 inline std::string variant_name(const ::testing::TestParamInfo<const char*>& info) {
   return info.param;
 }
 
 // Skips aloud where the CPU lacks the variant.
-#define REQUIRE_TABLE(table, name)                        \
-  const KernelTable* const table = kernels_by_name(name); \
+#define REQUIRE_TABLE(table, name)                      \
+  const KernelTable* const table = table_by_name(name); \
   if (table == nullptr) GTEST_SKIP() << "this CPU has no " << (name) << "; run on one that does"
 
 // Equal bits, or both NaN: which NaN a machine makes is not part of any definition.
