@@ -2,7 +2,8 @@
 // .cc per ISA.
 #pragma once
 
-#include "kernels/x86/matmul_32.h"
+#include "kernels/x86/matmul_avx2.h"
+#include "kernels/x86/unpack_avx2.h"
 
 namespace sluice::kernels::x86 {
 namespace {
@@ -222,46 +223,17 @@ void panel_driver_256(const Panel256& p,
 }
 
 template <class U>
-void matmul_256(const void* w,
-                int64_t w_stride,
-                int64_t n_rows,
-                int64_t n_cols,
-                const void* x,
-                int64_t x_stride,
-                int64_t n_tokens,
-                float* y,
-                int64_t y_stride) noexcept {
-  const int64_t n_groups = n_cols / 256;
-  const auto* xs = static_cast<const uint8_t*>(x);
-  const uint8_t* at[kLanes];
-  for (int64_t r = 0; r < n_rows; r += kLanes) {
-    rows_of_8(w, w_stride, r, n_rows, at);
-    const uint8_t* next = static_cast<const uint8_t*>(w) + next_rows(r, n_rows) * w_stride;
-    const __m256i lanes = first_lanes(n_rows - r);
-    if (n_tokens < kPanelTokens) {
-      for (int64_t t = 0; t < n_tokens; ++t) {
-        const auto* act = reinterpret_cast<const ActQ8x256*>(xs + t * x_stride);
-        row_driver_256<U>(at, next, n_groups, act, y + t * y_stride + r, lanes);
-      }
-      continue;
-    }
-    Panel256 panel;
-    for (int64_t g0 = 0; g0 < n_groups; g0 += kPanelGroups256) {
-      const int64_t n = n_groups - g0 < kPanelGroups256 ? n_groups - g0 : kPanelGroups256;
-      fill_panel_256<U>(panel, at, next, g0, n);
-      const uint8_t* act = xs + g0 * static_cast<int64_t>(sizeof(ActQ8x256));
-      int64_t t = 0;
-      for (; t + 4 <= n_tokens; t += 4) {
-        panel_driver_256<U, 4>(
-            panel, n, g0 == 0, act + t * x_stride, x_stride, y + t * y_stride + r, y_stride, lanes);
-      }
-      for (; t < n_tokens; ++t) {
-        panel_driver_256<U, 1>(
-            panel, n, g0 == 0, act + t * x_stride, x_stride, y + t * y_stride + r, y_stride, lanes);
-      }
-    }
-  }
-}
+struct Drivers256 {
+  using Act = ActQ8x256;
+  using Panel = Panel256;
+  static constexpr int64_t kGroup = 256;
+  static constexpr int64_t kPanelGroups = kPanelGroups256;
+  static constexpr WeightType kType = U::kType;
+  static constexpr auto row = row_driver_256<U>;
+  static constexpr auto fill = fill_panel_256<U>;
+  template <int kTokens>
+  static constexpr auto panel = panel_driver_256<U, kTokens>;
+};
 
 template <class U>
 void dequant_256(const void* w, float* y, int64_t n) noexcept {
@@ -292,18 +264,13 @@ void dequant_256(const void* w, float* y, int64_t n) noexcept {
   }
 }
 
-template <class U>
-void set_matmul_256(KernelTable& t) {
-  t.matmul[static_cast<int>(U::kType)] = matmul_256<U>;
-}
-
 SLUICE_INLINE void fill_matmul_256(KernelTable& t) {
-  set_matmul_256<U2_K>(t);
-  set_matmul_256<U3_K>(t);
-  set_matmul_256<U4_K>(t);
-  set_matmul_256<U5_K>(t);
-  set_matmul_256<U6_K>(t);
-  set_matmul_256<UIQ4_XS>(t);
+  set_matmul<Drivers256<U2_K>>(t);
+  set_matmul<Drivers256<U3_K>>(t);
+  set_matmul<Drivers256<U4_K>>(t);
+  set_matmul<Drivers256<U5_K>>(t);
+  set_matmul<Drivers256<U6_K>>(t);
+  set_matmul<Drivers256<UIQ4_XS>>(t);
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 // in eight lanes.
 #pragma once
 
+#include "kernels/x86/matmul_avx2.h"
 #include "kernels/x86/unpack_avx2.h"
 
 namespace sluice::kernels::x86 {
@@ -11,9 +12,6 @@ namespace {
 // Columns whose unpacked weights are kept while all tokens pass by: 8 rows of 1024 bytes stay in
 // L1.
 constexpr int64_t kPanelGroups32 = 32;
-// From this many tokens on, a panel is unpacked once for all of them.
-constexpr int64_t kPanelTokens = 4;
-
 // A group of one row times a group of activations, as 8 partial sums.
 template <class U>
 SLUICE_INLINE __m256i dot_row_32(__m256i q, __m256i x) {
@@ -35,30 +33,6 @@ accumulate_32(__m256 acc, __m256i idot, __m256 d, __m256 m, const ActQ8x32& x) {
     acc = _mm256_fmadd_ps(m, _mm256_set1_ps(x.d * static_cast<float>(x.sum)), acc);
   }
   return acc;
-}
-
-// Row pointers of 8 rows; what lies past the last row repeats it and is not stored.
-SLUICE_INLINE void rows_of_8(
-    const void* w, int64_t w_stride, int64_t r, int64_t n_rows, const uint8_t** at) {
-  for (int i = 0; i < kLanes; ++i) {
-    const int64_t row = r + i < n_rows ? r + i : n_rows - 1;
-    at[i] = static_cast<const uint8_t*>(w) + row * w_stride;
-  }
-}
-
-// Eight rows are eight short streams that a hardware prefetcher follows badly: from memory it costs
-// a factor of 2 to
-// 4. So each group asks for its share of the next eight rows, which lie behind these ones.
-template <class Group>
-SLUICE_INLINE void prefetch_share(const uint8_t* next, int64_t g) {
-  constexpr int64_t kShare = kLanes * static_cast<int64_t>(sizeof(Group));
-  for (int64_t i = 0; i < kShare; i += 64) {
-    _mm_prefetch(reinterpret_cast<const char*>(next + g * kShare + i), _MM_HINT_T1);
-  }
-}
-
-SLUICE_INLINE int64_t next_rows(int64_t r, int64_t n_rows) {
-  return r + kLanes < n_rows ? r + kLanes : r;
 }
 
 template <class U>
@@ -158,46 +132,17 @@ void panel_driver_32(const Panel32& p,
 }
 
 template <class U>
-void matmul_32(const void* w,
-               int64_t w_stride,
-               int64_t n_rows,
-               int64_t n_cols,
-               const void* x,
-               int64_t x_stride,
-               int64_t n_tokens,
-               float* y,
-               int64_t y_stride) noexcept {
-  const int64_t n_groups = n_cols / 32;
-  const auto* xs = static_cast<const uint8_t*>(x);
-  const uint8_t* at[kLanes];
-  for (int64_t r = 0; r < n_rows; r += kLanes) {
-    rows_of_8(w, w_stride, r, n_rows, at);
-    const uint8_t* next = static_cast<const uint8_t*>(w) + next_rows(r, n_rows) * w_stride;
-    const __m256i lanes = first_lanes(n_rows - r);
-    if (n_tokens < kPanelTokens) {
-      for (int64_t t = 0; t < n_tokens; ++t) {
-        const auto* act = reinterpret_cast<const ActQ8x32*>(xs + t * x_stride);
-        row_driver_32<U>(at, next, n_groups, act, y + t * y_stride + r, lanes);
-      }
-      continue;
-    }
-    Panel32 panel;
-    for (int64_t g0 = 0; g0 < n_groups; g0 += kPanelGroups32) {
-      const int64_t n = n_groups - g0 < kPanelGroups32 ? n_groups - g0 : kPanelGroups32;
-      fill_panel_32<U>(panel, at, next, g0, n);
-      const uint8_t* act = xs + g0 * static_cast<int64_t>(sizeof(ActQ8x32));
-      int64_t t = 0;
-      for (; t + 4 <= n_tokens; t += 4) {
-        panel_driver_32<U, 4>(
-            panel, n, g0 == 0, act + t * x_stride, x_stride, y + t * y_stride + r, y_stride, lanes);
-      }
-      for (; t < n_tokens; ++t) {
-        panel_driver_32<U, 1>(
-            panel, n, g0 == 0, act + t * x_stride, x_stride, y + t * y_stride + r, y_stride, lanes);
-      }
-    }
-  }
-}
+struct Drivers32 {
+  using Act = ActQ8x32;
+  using Panel = Panel32;
+  static constexpr int64_t kGroup = 32;
+  static constexpr int64_t kPanelGroups = kPanelGroups32;
+  static constexpr WeightType kType = U::kType;
+  static constexpr auto row = row_driver_32<U>;
+  static constexpr auto fill = fill_panel_32<U>;
+  template <int kTokens>
+  static constexpr auto panel = panel_driver_32<U, kTokens>;
+};
 
 template <class U>
 void dequant_32(const void* w, float* y, int64_t n) noexcept {
@@ -219,20 +164,15 @@ void dequant_32(const void* w, float* y, int64_t n) noexcept {
   }
 }
 
-template <class U>
-void set_matmul_32(KernelTable& t) {
-  t.matmul[static_cast<int>(U::kType)] = matmul_32<U>;
-}
-
 SLUICE_INLINE void fill_matmul_32(KernelTable& t) {
-  set_matmul_32<U8_0>(t);
-  set_matmul_32<U8_1>(t);
-  set_matmul_32<U4_0>(t);
-  set_matmul_32<U4_1>(t);
-  set_matmul_32<U5_0>(t);
-  set_matmul_32<U5_1>(t);
-  set_matmul_32<UIQ4_NL>(t);
-  set_matmul_32<UMXFP4>(t);
+  set_matmul<Drivers32<U8_0>>(t);
+  set_matmul<Drivers32<U8_1>>(t);
+  set_matmul<Drivers32<U4_0>>(t);
+  set_matmul<Drivers32<U4_1>>(t);
+  set_matmul<Drivers32<U5_0>>(t);
+  set_matmul<Drivers32<U5_1>>(t);
+  set_matmul<Drivers32<UIQ4_NL>>(t);
+  set_matmul<Drivers32<UMXFP4>>(t);
 }
 
 }  // namespace
