@@ -1,6 +1,6 @@
 // Matrix times vectors for the types with groups of 32 (definition in kernels.h). Included by one
-// .cc per ISA. Eight rows make one vector of results, so that the serial chain of fmas per row runs
-// in eight lanes.
+// .cc per ISA, which names its Dots (matmul_avx2.h). Eight rows make one vector of results, so that
+// the serial chain of fmas per row runs in eight lanes.
 #pragma once
 
 #include "kernels/x86/matmul_avx2.h"
@@ -12,9 +12,11 @@ namespace {
 // Columns whose unpacked weights are kept while all tokens pass by: 8 rows of 1024 bytes stay in
 // L1.
 constexpr int64_t kPanelGroups32 = 32;
-// A group of one row times a group of activations, as 8 partial sums.
-template <class U>
+// A group of one row times a group of activations, as 8 partial sums. kBias is still in it.
+template <class U, class Dots>
 SLUICE_INLINE __m256i dot_row_32(__m256i q, __m256i x) {
+  if constexpr (Dots::kDotBytes)
+    return Dots::add_bytes(_mm256_setzero_si256(), as_multiplied<U, Dots>(q), x);
   // |q| <= 128 and |x| <= 127: two products stay below 2^15, maddubs never saturates.
   const __m256i pairs = U::kSigned
                             ? _mm256_maddubs_epi16(_mm256_abs_epi8(q), _mm256_sign_epi8(x, q))
@@ -23,11 +25,11 @@ SLUICE_INLINE __m256i dot_row_32(__m256i q, __m256i x) {
 }
 
 // The definition's one or two fmas for a group.
-template <class U>
+template <class U, class Dots>
 SLUICE_INLINE __m256
 accumulate_32(__m256 acc, __m256i idot, __m256 d, __m256 m, const ActQ8x32& x) {
-  if constexpr (U::kOffset != 0)
-    idot = _mm256_sub_epi32(idot, _mm256_set1_epi32(U::kOffset * x.sum));
+  if constexpr (kBias<U, Dots> != 0)
+    idot = _mm256_sub_epi32(idot, _mm256_set1_epi32(kBias<U, Dots> * x.sum));
   acc = _mm256_fmadd_ps(_mm256_mul_ps(d, _mm256_set1_ps(x.d)), _mm256_cvtepi32_ps(idot), acc);
   if constexpr (U::kHasMin) {
     acc = _mm256_fmadd_ps(m, _mm256_set1_ps(x.d * static_cast<float>(x.sum)), acc);
@@ -35,7 +37,7 @@ accumulate_32(__m256 acc, __m256i idot, __m256 d, __m256 m, const ActQ8x32& x) {
   return acc;
 }
 
-template <class U>
+template <class U, class Dots>
 void row_driver_32(const uint8_t* const* at,
                    const uint8_t* next,
                    int64_t n_groups,
@@ -48,10 +50,10 @@ void row_driver_32(const uint8_t* const* at,
     prefetch_share<typename U::Group>(next, g);
     const __m256i xq = load_256(x[g].qs);
     __m256i dot[kLanes];
-    for (int i = 0; i < kLanes; ++i) dot[i] = dot_row_32<U>(U::unpack(at[i] + offset), xq);
+    for (int i = 0; i < kLanes; ++i) dot[i] = dot_row_32<U, Dots>(U::unpack(at[i] + offset), xq);
     __m256 m = _mm256_setzero_ps();
     if constexpr (U::kHasMin) m = gather_halves(at, offset + 2);
-    acc = accumulate_32<U>(acc, sum_lanes_of_8(dot), scales_32<U>(at, offset), m, x[g]);
+    acc = accumulate_32<U, Dots>(acc, sum_lanes_of_8(dot), scales_32<U>(at, offset), m, x[g]);
   }
   _mm256_maskstore_ps(y, lanes, acc);
 }
@@ -64,14 +66,14 @@ struct Panel32 {
   __m256 m[kPanelGroups32];
 };
 
-template <class U>
+template <class U, class Dots>
 void fill_panel_32(
     Panel32& p, const uint8_t* const* at, const uint8_t* next, int64_t first, int64_t n_groups) {
   int64_t offset = first * static_cast<int64_t>(sizeof(typename U::Group));
   for (int64_t g = 0; g < n_groups; ++g, offset += sizeof(typename U::Group)) {
     prefetch_share<typename U::Group>(next, first + g);
     __m256i q[kLanes];
-    for (int i = 0; i < kLanes; ++i) q[i] = U::unpack(at[i] + offset);
+    for (int i = 0; i < kLanes; ++i) q[i] = as_multiplied<U, Dots>(U::unpack(at[i] + offset));
     transpose_8x8(q, p.q[g]);
     p.d[g] = scales_32<U>(at, offset);
     if constexpr (U::kHasMin) p.m[g] = gather_halves(at, offset + 2);
@@ -79,16 +81,24 @@ void fill_panel_32(
 }
 
 // One group of the panel times kTokens tokens.
-template <class U, int kTokens>
+template <class U, class Dots, int kTokens>
 SLUICE_INLINE void dot_panel_32(const __m256i* q,
                                 const ActQ8x32* const* x,
                                 int64_t g,
                                 __m256i* idot) {
+  for (int t = 0; t < kTokens; ++t) idot[t] = _mm256_setzero_si256();
+  if constexpr (Dots::kDotBytes) {
+#pragma GCC unroll 8
+    for (int j = 0; j < 8; ++j) {
+      for (int t = 0; t < kTokens; ++t)
+        idot[t] = Dots::add_bytes(idot[t], q[j], broadcast_i32(x[t][g].qs + 4 * j));
+    }
+    return;
+  }
   // As many pairs as fit int16 are added before they are widened.
   constexpr int kAdds = U::kSigned ? 1 : U::kMaxQ <= 15 ? 8 : 4;
   static_assert(U::kMaxQ * 127 * 2 * kAdds <= 32767);
   const __m256i ones = _mm256_set1_epi16(1);
-  for (int t = 0; t < kTokens; ++t) idot[t] = _mm256_setzero_si256();
   for (int j = 0; j < 8; j += kAdds) {
     __m256i pairs[kTokens];
     for (int i = 0; i < kAdds; ++i) {
@@ -106,7 +116,7 @@ SLUICE_INLINE void dot_panel_32(const __m256i* q,
   }
 }
 
-template <class U, int kTokens>
+template <class U, class Dots, int kTokens>
 void panel_driver_32(const Panel32& p,
                      int64_t n_groups,
                      bool first,
@@ -123,25 +133,25 @@ void panel_driver_32(const Panel32& p,
   }
   for (int64_t g = 0; g < n_groups; ++g) {
     __m256i idot[kTokens];
-    dot_panel_32<U, kTokens>(p.q[g], act, g, idot);
+    dot_panel_32<U, Dots, kTokens>(p.q[g], act, g, idot);
     for (int t = 0; t < kTokens; ++t) {
-      acc[t] = accumulate_32<U>(acc[t], idot[t], p.d[g], p.m[g], act[t][g]);
+      acc[t] = accumulate_32<U, Dots>(acc[t], idot[t], p.d[g], p.m[g], act[t][g]);
     }
   }
   for (int t = 0; t < kTokens; ++t) _mm256_maskstore_ps(y + t * y_stride, lanes, acc[t]);
 }
 
-template <class U>
+template <class U, class Dots>
 struct Drivers32 {
   using Act = ActQ8x32;
   using Panel = Panel32;
   static constexpr int64_t kGroup = 32;
   static constexpr int64_t kPanelGroups = kPanelGroups32;
   static constexpr WeightType kType = U::kType;
-  static constexpr auto row = row_driver_32<U>;
-  static constexpr auto fill = fill_panel_32<U>;
+  static constexpr auto row = row_driver_32<U, Dots>;
+  static constexpr auto fill = fill_panel_32<U, Dots>;
   template <int kTokens>
-  static constexpr auto panel = panel_driver_32<U, kTokens>;
+  static constexpr auto panel = panel_driver_32<U, Dots, kTokens>;
 };
 
 template <class U>
@@ -164,15 +174,16 @@ void dequant_32(const void* w, float* y, int64_t n) noexcept {
   }
 }
 
+template <class Dots>
 SLUICE_INLINE void fill_matmul_32(KernelTable& t) {
-  set_matmul<Drivers32<U8_0>>(t);
-  set_matmul<Drivers32<U8_1>>(t);
-  set_matmul<Drivers32<U4_0>>(t);
-  set_matmul<Drivers32<U4_1>>(t);
-  set_matmul<Drivers32<U5_0>>(t);
-  set_matmul<Drivers32<U5_1>>(t);
-  set_matmul<Drivers32<UIQ4_NL>>(t);
-  set_matmul<Drivers32<UMXFP4>>(t);
+  set_matmul<Drivers32<U8_0, Dots>>(t);
+  set_matmul<Drivers32<U8_1, Dots>>(t);
+  set_matmul<Drivers32<U4_0, Dots>>(t);
+  set_matmul<Drivers32<U4_1, Dots>>(t);
+  set_matmul<Drivers32<U5_0, Dots>>(t);
+  set_matmul<Drivers32<U5_1, Dots>>(t);
+  set_matmul<Drivers32<UIQ4_NL, Dots>>(t);
+  set_matmul<Drivers32<UMXFP4, Dots>>(t);
 }
 
 }  // namespace

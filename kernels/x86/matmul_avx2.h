@@ -10,6 +10,28 @@ namespace {
 // From this many tokens on, a panel is unpacked once for all of them.
 constexpr int64_t kPanelTokens = 4;
 
+// The integer products of a set of instructions. kDotBytes: add_bytes(sum, u8, s8) adds the
+// products of four bytes each to int32. Otherwise pairs of bytes are multiplied to int16, with
+// whatever care that takes.
+struct Avx2Dots {
+  static constexpr bool kDotBytes = false;
+  // sum + the products of two words each.
+  static SLUICE_INLINE __m256i add_words(__m256i sum, __m256i a, __m256i b) {
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
+  }
+};
+
+// What is to be taken off a dot product, times the activations' sum: add_bytes wants unsigned
+// weights, so signed ones are moved up by 128.
+template <class U, class Dots>
+constexpr int kBias = Dots::kDotBytes&& U::kSigned ? 128 : U::kOffset;
+
+// Unpacked weights as Dots multiplies them.
+template <class U, class Dots>
+SLUICE_INLINE __m256i as_multiplied(__m256i q) {
+  return Dots::kDotBytes && U::kSigned ? _mm256_xor_si256(q, _mm256_set1_epi8(-128)) : q;
+}
+
 // Row pointers of 8 rows; what lies past the last row repeats it and is not stored.
 SLUICE_INLINE void rows_of_8(
     const void* w, int64_t w_stride, int64_t r, int64_t n_rows, const uint8_t** at) {

@@ -4,8 +4,6 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "kernels/cpu_features.h"
-
 namespace sluice::kernels::amx_model {
 namespace {
 
@@ -114,22 +112,3 @@ bool in_use() { return state.configured; }
 int64_t products() { return n_products; }
 
 }  // namespace sluice::kernels::amx_model
-
-namespace sluice::kernels {
-
-const KernelTable* amx_model_kernels() noexcept {
-#if defined(__x86_64__)
-  if (!cpu_features().avx512_vnni) return nullptr;
-  static const KernelTable table = [] {
-    KernelTable t = *kernels_by_name("avx512");
-    t.name = "amx_model";
-    amx_model::fill_matmul(t);
-    return t;
-  }();
-  return &table;
-#else
-  return nullptr;
-#endif
-}
-
-}  // namespace sluice::kernels

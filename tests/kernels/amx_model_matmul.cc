@@ -1,6 +1,7 @@
 // The kernels of kernels/x86/matmul_amx.h on the model's tiles, compiled as they are for the CPU's.
 #include "kernels/x86/matmul_amx.h"
 #include "tests/kernels/amx_model.h"
+#include "tests/kernels/test_tables.h"
 
 namespace sluice::kernels {
 namespace {
@@ -28,6 +29,6 @@ struct ModelTiles {
 
 }  // namespace
 
-void amx_model::fill_matmul(KernelTable& t) noexcept { x86::fill_matmul_tiles<ModelTiles>(t); }
+void fill_matmul_amx_model(KernelTable& t) noexcept { x86::fill_matmul_tiles<ModelTiles>(t); }
 
 }  // namespace sluice::kernels

@@ -11,18 +11,14 @@
 #include <vector>
 
 #include "kernels/kernels.h"
-#include "tests/kernels/amx_model.h"
+#include "tests/kernels/test_tables.h"
 
 namespace sluice::kernels {
 
-inline constexpr const char* kVariants[] = {"scalar", "avx2", "avx512", "amx"};
-// Those, and tables of tests alone: what they run on is a model of the CPU.
-inline constexpr const char* kMatmulVariants[] = {"scalar", "avx2", "avx512", "amx", "amx_model"};
-
-// Null where the CPU lacks what the table needs.
-inline const KernelTable* table_by_name(const char* name) {
-  return std::strcmp(name, "amx_model") == 0 ? amx_model_kernels() : kernels_by_name(name);
-}
+inline constexpr const char* kVariants[] = {"scalar", "avx2", "avxvnni", "avx512", "amx"};
+// With the tables of tests alone (test_tables.h).
+inline constexpr const char* kMatmulVariants[] = {
+    "scalar", "avx2", "avxvnni", "avxvnni_evex", "avx512", "amx", "amx_model"};
 
 inline std::string variant_name(const ::testing::TestParamInfo<const char*>& info) {
   return info.param;
