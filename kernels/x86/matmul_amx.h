@@ -173,7 +173,8 @@ struct Of256 {
   };
 
   // Bytes of 16 rows to B tiles; v[j][i]: weights 32j .. 32j + 31 of row i.
-  static SLUICE_INLINE void put(const __m256i (*v)[kWide], __m512i* out) {
+  static void put(const __m256i (*v)[kWide], __m512i* out) {
+#pragma GCC unroll 1
     for (int j = 0; j < 8; ++j) {
       __m512i q[8];
       for (int i = 0; i < 8; ++i) q[i] = halves_512(v[j][i], v[j][i + 8]);
@@ -187,6 +188,7 @@ struct Of256 {
     for (int i = 0; i < kWide; ++i) {
       Unpacked256 u;
       U::unpack(at[i] + offset, u);
+#pragma GCC unroll 1
       for (int j = 0; j < 8; ++j) {
         const __m512i scale =
             _mm512_permutexvar_epi16(_mm512_add_epi16(first_scales, _mm512_set1_epi16(2 * j)),
@@ -319,9 +321,10 @@ struct Step {
   int64_t row;
 };
 
-// Part `part` of the tokens of a step, whose sums are spilled.
+// Part `part` of the tokens of a step, whose sums are spilled. Long enough for a call, and called
+// from many places.
 template <class D, int kAs>
-SLUICE_INLINE void scale_part(
+__attribute__((noinline)) void scale_part(
     const Call& c, const Step<D>& s, const Spill* sums, const TokenTile* tiles, int part) {
   constexpr int64_t kShare = kTileTokens / D::kParts;
   for (int tile = 0; tile < kAs; ++tile) {
