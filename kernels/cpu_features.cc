@@ -2,6 +2,10 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #endif
 
 #include <cstdint>
@@ -17,6 +21,16 @@ uint64_t read_xcr0() noexcept {
   return static_cast<uint64_t>(hi) << 32 | lo;
 }
 
+// Linux makes room for a process's tiles only when asked to, once for all of its threads.
+bool may_use_tiles() noexcept {
+#if defined(__linux__)
+  constexpr int kArchReqXcompPerm = 0x1023, kXfeatureXtiledata = 18;
+  return syscall(SYS_arch_prctl, kArchReqXcompPerm, kXfeatureXtiledata) == 0;
+#else
+  return false;
+#endif
+}
+
 CpuFeatures read_features() noexcept {
   CpuFeatures f;
   uint32_t a, b, c, d;
@@ -27,10 +41,15 @@ CpuFeatures read_features() noexcept {
   const uint64_t xcr0 = read_xcr0();
   if ((xcr0 & 0x6) != 0x6) return f;
   if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return f;
+  const uint32_t last_subleaf = a;
   f.avx2 = (b >> 5 & 1) != 0;
   const bool avx512 =
       (b >> 16 & 1) != 0 && (b >> 17 & 1) != 0 && (b >> 30 & 1) != 0 && b >> 31 != 0;
   f.avx512_vnni = f.avx2 && avx512 && (c >> 11 & 1) != 0 && (xcr0 & 0xe6) == 0xe6;
+  const bool amx = (d >> 24 & 1) != 0 && (d >> 25 & 1) != 0 && (xcr0 >> 17 & 3) == 3;
+  f.amx_int8 = f.avx512_vnni && amx && may_use_tiles();
+  if (last_subleaf >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0)
+    f.avx_vnni = f.avx2 && (a >> 4 & 1) != 0;
   return f;
 }
 #else

@@ -4,9 +4,11 @@
 namespace sluice::kernels {
 
 struct CpuFeatures {
-  bool avx2 = false;  // AVX2, FMA and F16C, and the OS keeps ymm registers
+  bool avx2 = false;      // AVX2, FMA and F16C, and the OS keeps ymm registers
+  bool avx_vnni = false;  // avx2, and AVX-VNNI
   bool avx512_vnni =
       false;  // avx2, and AVX-512 F, BW, DQ, VL and VNNI, and the OS keeps zmm registers
+  bool amx_int8 = false;  // avx512_vnni, and AMX-TILE and AMX-INT8, and the OS keeps tiles
 };
 
 const CpuFeatures& cpu_features() noexcept;

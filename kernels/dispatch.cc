@@ -13,7 +13,7 @@ namespace sluice::kernels {
 namespace {
 
 // The best last.
-constexpr const char* kNames[] = {"scalar", "avx2", "avx512"};
+constexpr const char* kNames[] = {"scalar", "avx2", "avxvnni", "avx512", "amx"};
 
 }  // namespace
 
@@ -46,6 +46,16 @@ const KernelTable& x86::avx2_kernels() noexcept {
   return table;
 }
 
+const KernelTable& x86::avxvnni_kernels() noexcept {
+  static const KernelTable table = [] {
+    KernelTable t = avx2_kernels();
+    t.name = "avxvnni";
+    fill_matmul_avxvnni(t);
+    return t;
+  }();
+  return table;
+}
+
 const KernelTable& x86::avx512_kernels() noexcept {
   static const KernelTable table = [] {
     KernelTable t = avx2_kernels();
@@ -58,13 +68,25 @@ const KernelTable& x86::avx512_kernels() noexcept {
   }();
   return table;
 }
+
+const KernelTable& x86::amx_kernels() noexcept {
+  static const KernelTable table = [] {
+    KernelTable t = avx512_kernels();
+    t.name = "amx";
+    fill_matmul_amx(t);
+    return t;
+  }();
+  return table;
+}
 #endif
 
 const KernelTable* kernels_by_name(const char* name) noexcept {
   if (std::strcmp(name, "scalar") == 0) return &scalar_kernels();
 #if defined(__x86_64__)
   if (std::strcmp(name, "avx2") == 0 && cpu_features().avx2) return &x86::avx2_kernels();
+  if (std::strcmp(name, "avxvnni") == 0 && cpu_features().avx_vnni) return &x86::avxvnni_kernels();
   if (std::strcmp(name, "avx512") == 0 && cpu_features().avx512_vnni) return &x86::avx512_kernels();
+  if (std::strcmp(name, "amx") == 0 && cpu_features().amx_int8) return &x86::amx_kernels();
 #endif
   return nullptr;
 }

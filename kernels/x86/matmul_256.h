@@ -1,8 +1,9 @@
 // Matrix times vectors for the types with groups of 256 (definition in kernels.h). Included by one
-// .cc per ISA.
+// .cc per ISA, which names its Dots (matmul_avx2.h).
 #pragma once
 
-#include "kernels/x86/matmul_32.h"
+#include "kernels/x86/matmul_avx2.h"
+#include "kernels/x86/unpack_avx2.h"
 
 namespace sluice::kernels::x86 {
 namespace {
@@ -31,8 +32,9 @@ SLUICE_INLINE __m256 accumulate_256(__m256 acc, const Sums256& s, float x_d) {
   return acc;
 }
 
-// One group of one row: partial sums of isum and of the minima.
-template <class U>
+// One group of one row: partial sums of isum and of the minima. Words under their scales cost no
+// more than add_bytes and packing would, so this one is the same for all Dots.
+template <class U, class Dots>
 SLUICE_INLINE void dot_row_256(const uint8_t* g, const ActQ8x256& x, __m256i& isum, __m256i& imin) {
   Unpacked256 u;
   U::unpack(g, u);
@@ -78,7 +80,7 @@ SLUICE_INLINE void dot_row_256(const uint8_t* g, const ActQ8x256& x, __m256i& is
     const __m256i pairs =
         U::kSigned ? _mm256_maddubs_epi16(_mm256_abs_epi8(u.q[j]), _mm256_sign_epi8(a, u.q[j]))
                    : _mm256_maddubs_epi16(u.q[j], a);
-    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, repeat_scale(scales, j)));
+    sum = Dots::add_words(sum, pairs, repeat_scale(scales, j));
   }
   const __m256i sums = load_256(x.sums);
   if constexpr (U::kOffset != 0) {
@@ -89,7 +91,7 @@ SLUICE_INLINE void dot_row_256(const uint8_t* g, const ActQ8x256& x, __m256i& is
   if constexpr (U::kHasMin) imin = _mm256_madd_epi16(u.mins, sums);
 }
 
-template <class U>
+template <class U, class Dots>
 void row_driver_256(const uint8_t* const* at,
                     const uint8_t* next,
                     int64_t n_groups,
@@ -101,7 +103,7 @@ void row_driver_256(const uint8_t* const* at,
   for (int64_t g = 0; g < n_groups; ++g, offset += sizeof(typename U::Group)) {
     prefetch_share<typename U::Group>(next, g);
     __m256i isum[kLanes], imin[kLanes];
-    for (int i = 0; i < kLanes; ++i) dot_row_256<U>(at[i] + offset, x[g], isum[i], imin[i]);
+    for (int i = 0; i < kLanes; ++i) dot_row_256<U, Dots>(at[i] + offset, x[g], isum[i], imin[i]);
     Sums256 s;
     s.d = gather_halves(at, offset + U::kD);
     s.isum = sum_lanes_of_8(isum);
@@ -118,14 +120,14 @@ void row_driver_256(const uint8_t* const* at,
 struct Panel256 {
   struct Group {
     __m256i q[64];       // per 4 weights: one dword per row
-    __m256i scales[16];  // per 16 weights: the scale twice per row
+    __m256i scales[16];  // per 16 weights: the scale twice per row, or once as int32 for add_bytes
     __m256i
         lows[8];  // per 32 weights: two minima per row, or two scales where the type has an offset
     __m256 d, dmin;
   } group[kPanelGroups256];
 };
 
-template <class U>
+template <class U, class Dots>
 void fill_panel_256(
     Panel256& p, const uint8_t* const* at, const uint8_t* next, int64_t first, int64_t n_groups) {
   int64_t offset = first * static_cast<int64_t>(sizeof(typename U::Group));
@@ -136,7 +138,7 @@ void fill_panel_256(
     for (int i = 0; i < kLanes; ++i) {
       Unpacked256 u;
       U::unpack(at[i] + offset, u);
-      for (int j = 0; j < 8; ++j) q[j][i] = u.q[j];
+      for (int j = 0; j < 8; ++j) q[j][i] = as_multiplied<U, Dots>(u.q[j]);
       scales[i] = u.scales;
       if constexpr (U::kHasMin) mins[i] = u.mins;
     }
@@ -144,6 +146,11 @@ void fill_panel_256(
     __m256i pairs[8];
     transpose_8x8(scales, pairs);
     for (int j = 0; j < 8; ++j) {
+      if constexpr (Dots::kDotBytes) {
+        out.scales[2 * j] = _mm256_srai_epi32(_mm256_slli_epi32(pairs[j], 16), 16);
+        out.scales[2 * j + 1] = _mm256_srai_epi32(pairs[j], 16);
+        continue;
+      }
       out.scales[2 * j] = _mm256_blend_epi16(pairs[j], _mm256_slli_epi32(pairs[j], 16), 0xaa);
       out.scales[2 * j + 1] = _mm256_blend_epi16(_mm256_srli_epi32(pairs[j], 16), pairs[j], 0xaa);
     }
@@ -157,14 +164,15 @@ void fill_panel_256(
   }
 }
 
-// One group of the panel times kTokens tokens.
-template <class U, int kTokens>
-SLUICE_INLINE void dot_panel_256(
-    const Panel256::Group& p, const ActQ8x256* const* x, int64_t g, __m256i* isum, __m256i* ilow) {
+// isum of one group of the panel times kTokens tokens, with int16 pairs.
+template <class U, class Dots, int kTokens>
+SLUICE_INLINE void dot_pairs_256(const Panel256::Group& p,
+                                 const ActQ8x256* const* x,
+                                 int64_t g,
+                                 __m256i* isum) {
   // Vectors (4 weights each) whose pairs fit int16 when added; within 16 weights of one scale.
   constexpr int kAdds = U::kSigned ? 1 : U::kMaxQ <= 31 ? 4 : 2;
   static_assert(U::kMaxQ * 127 * 2 * kAdds <= 32767);
-  for (int t = 0; t < kTokens; ++t) isum[t] = ilow[t] = _mm256_setzero_si256();
   for (int j = 0; j < 64; j += kAdds) {
     const __m256i scale = p.scales[j / 4];
     __m256i pairs[kTokens];
@@ -177,21 +185,53 @@ SLUICE_INLINE void dot_panel_256(
         pairs[t] = i == 0 ? v : _mm256_add_epi16(pairs[t], v);
       }
     }
-    for (int t = 0; t < kTokens; ++t) {
-      isum[t] = _mm256_add_epi32(isum[t], _mm256_madd_epi16(pairs[t], scale));
-    }
+    for (int t = 0; t < kTokens; ++t) isum[t] = Dots::add_words(isum[t], pairs[t], scale);
   }
-  if constexpr (U::kHasMin || U::kOffset != 0) {
+}
+
+// The same with dot products of bytes.
+template <class U, class Dots, int kTokens>
+SLUICE_INLINE void dot_bytes_256(const Panel256::Group& p,
+                                 const ActQ8x256* const* x,
+                                 int64_t g,
+                                 __m256i* isum) {
+  // Of two equal scales for 32 weights one is enough.
+  constexpr bool kWideScales = U::kType == WeightType::kQ4_K || U::kType == WeightType::kQ5_K ||
+                               U::kType == WeightType::kIQ4_XS;
+  constexpr int kDwords = kWideScales ? 8 : 4;
+  for (int j = 0; j < 64; j += kDwords) {
+    __m256i dot[kTokens];
+    for (int t = 0; t < kTokens; ++t) dot[t] = _mm256_setzero_si256();
+#pragma GCC unroll 8
+    for (int i = j; i < j + kDwords; ++i) {
+      for (int t = 0; t < kTokens; ++t)
+        dot[t] = Dots::add_bytes(dot[t], p.q[i], broadcast_i32(x[t][g].qs + 4 * i));
+    }
+    for (int t = 0; t < kTokens; ++t)
+      isum[t] = _mm256_add_epi32(isum[t], _mm256_mullo_epi32(dot[t], p.scales[j / 4]));
+  }
+}
+
+// One group of the panel times kTokens tokens.
+template <class U, class Dots, int kTokens>
+SLUICE_INLINE void dot_panel_256(
+    const Panel256::Group& p, const ActQ8x256* const* x, int64_t g, __m256i* isum, __m256i* ilow) {
+  for (int t = 0; t < kTokens; ++t) isum[t] = ilow[t] = _mm256_setzero_si256();
+  if constexpr (Dots::kDotBytes)
+    dot_bytes_256<U, Dots, kTokens>(p, x, g, isum);
+  else
+    dot_pairs_256<U, Dots, kTokens>(p, x, g, isum);
+  if constexpr (U::kHasMin || kBias<U, Dots> != 0) {
     for (int j = 0; j < 8; ++j) {
       for (int t = 0; t < kTokens; ++t) {
         const __m256i sums = broadcast_i32(x[t][g].sums + 2 * j);
-        ilow[t] = _mm256_add_epi32(ilow[t], _mm256_madd_epi16(p.lows[j], sums));
+        ilow[t] = Dots::add_words(ilow[t], p.lows[j], sums);
       }
     }
   }
 }
 
-template <class U, int kTokens>
+template <class U, class Dots, int kTokens>
 void panel_driver_256(const Panel256& p,
                       int64_t n_groups,
                       bool first,
@@ -208,11 +248,11 @@ void panel_driver_256(const Panel256& p,
   }
   for (int64_t g = 0; g < n_groups; ++g) {
     __m256i isum[kTokens], ilow[kTokens];
-    dot_panel_256<U, kTokens>(p.group[g], act, g, isum, ilow);
+    dot_panel_256<U, Dots, kTokens>(p.group[g], act, g, isum, ilow);
     for (int t = 0; t < kTokens; ++t) {
-      if constexpr (U::kOffset != 0) {
-        isum[t] =
-            _mm256_sub_epi32(isum[t], _mm256_mullo_epi32(ilow[t], _mm256_set1_epi32(U::kOffset)));
+      if constexpr (kBias<U, Dots> != 0) {
+        const __m256i bias = _mm256_set1_epi32(kBias<U, Dots>);
+        isum[t] = _mm256_sub_epi32(isum[t], _mm256_mullo_epi32(ilow[t], bias));
       }
       const Sums256 s = {p.group[g].d, p.group[g].dmin, isum[t], ilow[t]};
       acc[t] = accumulate_256<U>(acc[t], s, act[t][g].d);
@@ -221,47 +261,18 @@ void panel_driver_256(const Panel256& p,
   for (int t = 0; t < kTokens; ++t) _mm256_maskstore_ps(y + t * y_stride, lanes, acc[t]);
 }
 
-template <class U>
-void matmul_256(const void* w,
-                int64_t w_stride,
-                int64_t n_rows,
-                int64_t n_cols,
-                const void* x,
-                int64_t x_stride,
-                int64_t n_tokens,
-                float* y,
-                int64_t y_stride) noexcept {
-  const int64_t n_groups = n_cols / 256;
-  const auto* xs = static_cast<const uint8_t*>(x);
-  const uint8_t* at[kLanes];
-  for (int64_t r = 0; r < n_rows; r += kLanes) {
-    rows_of_8(w, w_stride, r, n_rows, at);
-    const uint8_t* next = static_cast<const uint8_t*>(w) + next_rows(r, n_rows) * w_stride;
-    const __m256i lanes = first_lanes(n_rows - r);
-    if (n_tokens < kPanelTokens) {
-      for (int64_t t = 0; t < n_tokens; ++t) {
-        const auto* act = reinterpret_cast<const ActQ8x256*>(xs + t * x_stride);
-        row_driver_256<U>(at, next, n_groups, act, y + t * y_stride + r, lanes);
-      }
-      continue;
-    }
-    Panel256 panel;
-    for (int64_t g0 = 0; g0 < n_groups; g0 += kPanelGroups256) {
-      const int64_t n = n_groups - g0 < kPanelGroups256 ? n_groups - g0 : kPanelGroups256;
-      fill_panel_256<U>(panel, at, next, g0, n);
-      const uint8_t* act = xs + g0 * static_cast<int64_t>(sizeof(ActQ8x256));
-      int64_t t = 0;
-      for (; t + 4 <= n_tokens; t += 4) {
-        panel_driver_256<U, 4>(
-            panel, n, g0 == 0, act + t * x_stride, x_stride, y + t * y_stride + r, y_stride, lanes);
-      }
-      for (; t < n_tokens; ++t) {
-        panel_driver_256<U, 1>(
-            panel, n, g0 == 0, act + t * x_stride, x_stride, y + t * y_stride + r, y_stride, lanes);
-      }
-    }
-  }
-}
+template <class U, class Dots>
+struct Drivers256 {
+  using Act = ActQ8x256;
+  using Panel = Panel256;
+  static constexpr int64_t kGroup = 256;
+  static constexpr int64_t kPanelGroups = kPanelGroups256;
+  static constexpr WeightType kType = U::kType;
+  static constexpr auto row = row_driver_256<U, Dots>;
+  static constexpr auto fill = fill_panel_256<U, Dots>;
+  template <int kTokens>
+  static constexpr auto panel = panel_driver_256<U, Dots, kTokens>;
+};
 
 template <class U>
 void dequant_256(const void* w, float* y, int64_t n) noexcept {
@@ -292,18 +303,14 @@ void dequant_256(const void* w, float* y, int64_t n) noexcept {
   }
 }
 
-template <class U>
-void set_matmul_256(KernelTable& t) {
-  t.matmul[static_cast<int>(U::kType)] = matmul_256<U>;
-}
-
+template <class Dots>
 SLUICE_INLINE void fill_matmul_256(KernelTable& t) {
-  set_matmul_256<U2_K>(t);
-  set_matmul_256<U3_K>(t);
-  set_matmul_256<U4_K>(t);
-  set_matmul_256<U5_K>(t);
-  set_matmul_256<U6_K>(t);
-  set_matmul_256<UIQ4_XS>(t);
+  set_matmul<Drivers256<U2_K, Dots>>(t);
+  set_matmul<Drivers256<U3_K, Dots>>(t);
+  set_matmul<Drivers256<U4_K, Dots>>(t);
+  set_matmul<Drivers256<U5_K, Dots>>(t);
+  set_matmul<Drivers256<U6_K, Dots>>(t);
+  set_matmul<Drivers256<UIQ4_XS, Dots>>(t);
 }
 
 }  // namespace

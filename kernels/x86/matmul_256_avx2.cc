@@ -5,7 +5,7 @@
 namespace sluice::kernels::x86 {
 
 void fill_matmul_256_avx2(KernelTable& t) noexcept {
-  fill_matmul_256(t);
+  fill_matmul_256<Avx2Dots>(t);
   auto set = [&t](WeightType type, void (*f)(const void*, float*, int64_t) noexcept) {
     t.dequant[static_cast<int>(type)] = f;
   };

@@ -1,6 +1,7 @@
 // Matrix times vectors for the types with groups of 256, AVX-512 with VNNI (definition in
 // kernels.h). dpbusd wants unsigned weights: where a type has an offset, or is signed and moved up
 // by 128, kBias times the activations' sums is taken off again, exactly, in int32.
+#include "kernels/x86/definitions_avx512.h"
 #include "kernels/x86/matmul_avx512.h"
 #include "kernels/x86/x86.h"
 
@@ -176,21 +177,6 @@ SLUICE_INLINE __m512i heads_of_four(const uint8_t* a, const uint8_t* b, const ui
 SLUICE_INLINE __m128i sums_per_32(const ActQ8x256& x) {
   const __m256i pairs = _mm256_madd_epi16(load_256(x.sums), _mm256_set1_epi16(1));
   return _mm_packs_epi32(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
-}
-
-struct Sums {
-  __m512 d, dmin;
-  __m512i isum, imin;
-};
-
-// The definition's one or two fmas for a group.
-template <class U>
-SLUICE_INLINE __m512 accumulate(__m512 acc, const Sums& s, float x_d) {
-  const __m512 xd = _mm512_set1_ps(x_d);
-  acc = _mm512_fmadd_ps(_mm512_mul_ps(s.d, xd), _mm512_cvtepi32_ps(s.isum), acc);
-  if constexpr (U::kHasMin)
-    acc = _mm512_fnmadd_ps(_mm512_mul_ps(s.dmin, xd), _mm512_cvtepi32_ps(s.imin), acc);
-  return acc;
 }
 
 // Dot products of a row with one activation group, by vectors of 64.
@@ -543,13 +529,6 @@ SLUICE_INLINE void fill_six_bit(Panel::Group& out, const uint8_t* const* at, int
   const __m512i dd = first_of_lanes(heads);
   out.d = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(dd));
   out.dmin = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(dd, 16)));
-}
-
-// The words of 16 rows, transposed by pairs: those of 32 weights per vector.
-SLUICE_INLINE void transpose_words(const __m256i* words, __m512i* pairs) {
-  __m512i v[8];
-  for (int i = 0; i < 8; ++i) v[i] = halves_512(words[i], words[i + 8]);
-  transpose_16x8(v, pairs);
 }
 
 template <class U>

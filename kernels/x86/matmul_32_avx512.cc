@@ -1,6 +1,7 @@
 // Matrix times vectors for the types with groups of 32, AVX-512 with VNNI (definition in
 // kernels.h). dpbusd wants unsigned weights: signed ones are moved up by 128, and kBias times the
 // activations' sum is taken off again, exactly, in int32.
+#include "kernels/x86/definitions_avx512.h"
 #include "kernels/x86/matmul_avx512.h"
 #include "kernels/x86/x86.h"
 
@@ -58,27 +59,6 @@ SLUICE_INLINE __m512 powers_of_two(__m512i e) {
   const __m512i tiny = _mm512_sllv_epi32(_mm512_set1_epi32(0x00200000), e);
   const __mmask16 is_tiny = _mm512_cmplt_epi32_mask(e, _mm512_set1_epi32(2));
   return _mm512_castsi512_ps(_mm512_mask_mov_epi32(normal, is_tiny, tiny));
-}
-
-// d of 16 rows.
-template <class U>
-SLUICE_INLINE __m512 scales_of_16(const uint8_t* const* at, int64_t offset) {
-  if constexpr (U::kHalfScale) {
-    return gather_halves_16(at, offset);
-  } else {
-    return _mm512_insertf32x8(
-        _mm512_castps256_ps512(U::scales(at, offset)), U::scales(at + 8, offset), 1);
-  }
-}
-
-// The definition's one or two fmas for a group. `idot` has kBias taken off already.
-template <class U>
-SLUICE_INLINE __m512 accumulate(__m512 acc, __m512i idot, __m512 d, __m512 m, const ActQ8x32& x) {
-  acc = _mm512_fmadd_ps(_mm512_mul_ps(d, _mm512_set1_ps(x.d)), _mm512_cvtepi32_ps(idot), acc);
-  if constexpr (U::kHasMin) {
-    acc = _mm512_fmadd_ps(m, _mm512_set1_ps(x.d * static_cast<float>(x.sum)), acc);
-  }
-  return acc;
 }
 
 // Memory gives most when it is read in order: rows one after another from end to end, eight groups

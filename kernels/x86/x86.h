@@ -17,14 +17,22 @@ void fill_quantize_avx2(KernelTable& t) noexcept;
 void fill_elementwise_avx2(KernelTable& t) noexcept;
 void fill_attention_avx2(KernelTable& t) noexcept;
 
+// Needs cpu_features().avx_vnni.
+void fill_matmul_avxvnni(KernelTable& t) noexcept;
+
 // Need cpu_features().avx512_vnni.
 void fill_matmul_32_avx512(KernelTable& t) noexcept;
 void fill_matmul_256_avx512(KernelTable& t) noexcept;
 void fill_matmul_float_avx512(KernelTable& t) noexcept;
 void fill_attention_avx512(KernelTable& t) noexcept;
 
+// Needs cpu_features().amx_int8. Calls for few tokens go on to the AVX-512 table.
+void fill_matmul_amx(KernelTable& t) noexcept;
+
 // dispatch.cc's tables, for entries that call others of it.
 const KernelTable& avx2_kernels() noexcept;
+const KernelTable& avxvnni_kernels() noexcept;
 const KernelTable& avx512_kernels() noexcept;
+const KernelTable& amx_kernels() noexcept;
 
 }  // namespace sluice::kernels::x86

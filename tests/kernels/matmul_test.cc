@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstring>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/kernels.h"
@@ -362,6 +363,21 @@ TEST_P(Matmul, EqualsScalarForEveryShapeAlignmentAndNumberOfTokens) {
   }
 }
 
+// More rows, columns and tokens than any driver holds at once.
+TEST_P(Matmul, LargeProductsEqualScalar) {
+  REQUIRE_TABLE(table, GetParam());
+  Random random(10);
+  for (WeightType type : all_types()) {
+    const int64_t cols = group_of(type) == 256 ? 5 * 256 : 37 * 32;
+    for (auto [rows, tokens] : {std::pair<int64_t, int64_t>{300, 64}, {153, 100}}) {
+      const Product p = make_product(random, type, rows, cols, tokens);
+      const std::vector<float> act = quantised(scalar_kernels(), p);
+      ASSERT_TRUE(same_bits(multiply(*table, p, act), multiply(scalar_kernels(), p, act)))
+          << info(type).name << ' ' << rows << 'x' << cols << ", " << tokens << " tokens";
+    }
+  }
+}
+
 TEST_P(Matmul, AnySplitOfRowsAndTokensGivesTheSameBits) {
   REQUIRE_TABLE(table, GetParam());
   Random random(6);
@@ -399,7 +415,7 @@ TEST_P(Matmul, ExtremeQuantsDoNotSaturate) {
     if (group_of(type) == 1) continue;
     for (int byte : {0x00, 0x7f, 0x80, 0xff, 0x0f, 0xf0, 0x81}) {
       for (int signs = 0; signs < 3; ++signs) {
-        for (int64_t tokens : {1, 4}) {
+        for (int64_t tokens : {1, 4, 17}) {
           Product p = make_product(random, type, 9, 512, tokens);
           const Product scales = p;  // keeps the random scales, overwrites the quants
           std::fill(p.w.begin(), p.w.end(), static_cast<uint8_t>(byte));
@@ -426,13 +442,63 @@ TEST_P(Matmul, ExtremeQuantsDoNotSaturate) {
   }
 }
 
+// Where the integer sub-scales of a group of 256 lie.
+ScaleBytes sub_scale_bytes(WeightType type) {
+  switch (type) {
+    case WeightType::kQ2_K:
+      return {0, 16};
+    case WeightType::kQ3_K:
+      return {96, 12};
+    case WeightType::kQ4_K:
+    case WeightType::kQ5_K:
+      return {4, 12};
+    case WeightType::kQ6_K:
+      return {192, 16};
+    default:
+      return {2, 6};  // IQ4_XS
+  }
+}
+
+// The largest sums that can meet: every sub-scale and every quant at an end of its range,
+// activations of one sign.
+TEST_P(Matmul, ExtremeSubScalesTimesExtremeQuantsDoNotOverflow) {
+  REQUIRE_TABLE(table, GetParam());
+  Random random(11);
+  for (WeightType type : all_types()) {
+    if (group_of(type) != 256) continue;
+    const ScaleBytes d = scale_bytes(type), sub = sub_scale_bytes(type);
+    const auto group_bytes = static_cast<int64_t>(info(type).group_bytes);
+    Product p = make_product(random, type, 64, 512, 18);
+    for (int signs = 0; signs < 3; ++signs) {
+      for (int64_t r = 0; r < p.rows; ++r) {
+        constexpr uint8_t kEnds[] = {0x00, 0x7f, 0x80, 0xff};
+        for (int64_t g = 0; g < 2; ++g) {
+          uint8_t* at = p.w.data() + p.w_offset + r * p.w_stride + g * group_bytes;
+          for (int64_t i = 0; i < group_bytes; ++i) {
+            if (i >= sub.offset && i < sub.offset + sub.size)
+              at[i] = kEnds[r % 4];
+            else if (i < d.offset || i >= d.offset + d.size)
+              at[i] = r < 16 ? kEnds[r / 4] : kEnds[random.below(4)];
+          }
+        }
+      }
+      for (size_t i = 0; i < p.x.size(); ++i)
+        p.x[i] = signs == 0 ? 1.0f : signs == 1 ? -1.0f : random.below(2) != 0 ? 1.0f : -1.0f;
+      const std::vector<float> act = quantised(*table, p);
+      const std::vector<float> y = multiply(*table, p, act);
+      ASSERT_TRUE(same_bits(y, multiply(scalar_kernels(), p, act))) << info(type).name;
+      for (int64_t t = 0; t < p.tokens; ++t) expect_close(p, dequantised_act(p, act, t), y, t, 64);
+    }
+  }
+}
+
 // Whatever a damaged file or an overflown activation holds: a number or NaN comes out, the same on
 // every variant.
 TEST_P(Matmul, AnyBitsInWeightsAndActivationsEqualScalar) {
   REQUIRE_TABLE(table, GetParam());
   Random random(8);
   for (WeightType type : all_types()) {
-    for (int64_t tokens : {1, 2, 6}) {
+    for (int64_t tokens : {1, 2, 6, 21}) {
       Product p = make_product(random, type, 10, 768, tokens);
       p.w = random.bytes(p.w.size());
       for (int i = 0; i < 4; ++i) p.x[random.below(tokens * 768)] = i % 2 != 0 ? INFINITY : NAN;
@@ -449,7 +515,7 @@ TEST_P(Matmul, ANaNActivationMakesItsTokenNaNAndNoOther) {
   REQUIRE_TABLE(table, GetParam());
   Random random(9);
   for (WeightType type : all_types()) {
-    for (int64_t tokens : {2, 7}) {
+    for (int64_t tokens : {2, 7, 19}) {
       Product p = make_product(random, type, 9, 512, tokens);
       p.x[512 + 100] = NAN;
       const std::vector<float> act = quantised(*table, p);
@@ -465,7 +531,7 @@ TEST_P(Matmul, ANaNActivationMakesItsTokenNaNAndNoOther) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Variants, Matmul, ::testing::ValuesIn(kVariants), variant_name);
+INSTANTIATE_TEST_SUITE_P(Variants, Matmul, ::testing::ValuesIn(kMatmulVariants), variant_name);
 
 }  // namespace
 }  // namespace sluice::kernels

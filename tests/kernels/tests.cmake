@@ -1,8 +1,23 @@
+# Kernels that no CPU at hand can run, on models of what it lacks; never part of the library.
+add_library(kernels_test_tables STATIC kernels/test_tables.cc kernels/amx_model.cc)
+sluice_warnings(kernels_test_tables)
+target_link_libraries(kernels_test_tables PUBLIC sluice_kernels)
+target_compile_options(kernels_test_tables PRIVATE -ffp-contract=off -O3 -fno-math-errno)
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64|amd64")
+  target_sources(kernels_test_tables PRIVATE kernels/amx_model_matmul.cc kernels/avxvnni_evex.cc)
+  get_property(options DIRECTORY ${PROJECT_SOURCE_DIR}/kernels PROPERTY SLUICE_AVX512_OPTIONS)
+  set_source_files_properties(kernels/amx_model_matmul.cc PROPERTIES COMPILE_OPTIONS "${options}")
+  get_property(options DIRECTORY ${PROJECT_SOURCE_DIR}/kernels PROPERTY SLUICE_AVX2_OPTIONS)
+  set_source_files_properties(kernels/avxvnni_evex.cc PROPERTIES
+    COMPILE_OPTIONS "${options};-mavx512vl;-mavx512vnni")
+endif()
+
 sluice_test(kernels_tests
   SOURCES
     kernels/dequant_test.cc kernels/math_test.cc kernels/components_test.cc kernels/matmul_test.cc
     kernels/elementwise_test.cc kernels/attention_test.cc kernels/dispatch_test.cc
-  LIBS sluice_kernels)
+    kernels/amx_model_test.cc
+  LIBS kernels_test_tables sluice_kernels)
 
 # Sanitizers add weak symbols of their own.
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64|amd64" AND NOT CMAKE_CXX_FLAGS MATCHES "fsanitize")

@@ -11,18 +11,22 @@
 #include <vector>
 
 #include "kernels/kernels.h"
+#include "tests/kernels/test_tables.h"
 
 namespace sluice::kernels {
 
-inline constexpr const char* kVariants[] = {"scalar", "avx2", "avx512"};
+inline constexpr const char* kVariants[] = {"scalar", "avx2", "avxvnni", "avx512", "amx"};
+// With the tables of tests alone (test_tables.h).
+inline constexpr const char* kMatmulVariants[] = {
+    "scalar", "avx2", "avxvnni", "avxvnni_evex", "avx512", "amx", "amx_model"};
 
 inline std::string variant_name(const ::testing::TestParamInfo<const char*>& info) {
   return info.param;
 }
 
 // Skips aloud where the CPU lacks the variant.
-#define REQUIRE_TABLE(table, name)                        \
-  const KernelTable* const table = kernels_by_name(name); \
+#define REQUIRE_TABLE(table, name)                      \
+  const KernelTable* const table = table_by_name(name); \
   if (table == nullptr) GTEST_SKIP() << "this CPU has no " << (name) << "; run on one that does"
 
 // Equal bits, or both NaN: which NaN a machine makes is not part of any definition.

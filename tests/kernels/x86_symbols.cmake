@@ -3,7 +3,7 @@
 string(REPLACE "," ";" objects "${OBJECTS}")
 list(FILTER objects INCLUDE REGEX "/x86/[^/]*\\.o$")
 list(LENGTH objects n)
-if(n LESS 10)
+if(n LESS 12)
   message(FATAL_ERROR "found only ${n} objects of kernels/x86 in: ${OBJECTS}")
 endif()
 foreach(object IN LISTS objects)

@@ -17,7 +17,7 @@ foreach(header ${sluice_headers})
   file(CONFIGURE OUTPUT ${file} CONTENT "#include \"${header}\"\n#include \"${header}\"\n")
   list(APPEND alone_files ${file})
   # Headers that are only for files of one instruction set get what those files get.
-  if(header MATCHES "^kernels/x86/.*avx512")
+  if(header MATCHES "^kernels/x86/.*(avx512|amx)")
     set_source_files_properties(${file} PROPERTIES COMPILE_OPTIONS
       "-mavx2;-mfma;-mf16c;-mavx512f;-mavx512bw;-mavx512vl;-mavx512dq")
   elseif(header MATCHES "^kernels/x86/")
