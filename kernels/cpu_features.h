@@ -7,6 +7,8 @@ struct CpuFeatures {
   bool avx2 = false;  // AVX2, FMA and F16C, and the OS keeps ymm registers
   bool avx512_vnni =
       false;  // avx2, and AVX-512 F, BW, DQ, VL and VNNI, and the OS keeps zmm registers
+  bool neon_dotprod = false;  // 64-bit ARM with sdot
+  bool neon_i8mm = false;     // neon_dotprod, and smmla
 };
 
 const CpuFeatures& cpu_features() noexcept;

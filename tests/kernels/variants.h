@@ -14,7 +14,14 @@
 
 namespace sluice::kernels {
 
+// Those of this instruction set, whether or not this CPU has them; the best last.
+#if defined(__x86_64__)
 inline constexpr const char* kVariants[] = {"scalar", "avx2", "avx512"};
+#elif defined(__aarch64__)
+inline constexpr const char* kVariants[] = {"scalar", "neon", "neon_i8mm"};
+#else
+inline constexpr const char* kVariants[] = {"scalar"};
+#endif
 
 inline std::string variant_name(const ::testing::TestParamInfo<const char*>& info) {
   return info.param;
