@@ -49,7 +49,7 @@ struct RowQ8_0 {
     const float d = half_to_float(g);
     for (int j = 0; j < 4; ++j) v[j] = vmulq_n_f32(v[j], d);
   }
-  // Never called for more than a compiler to see: head_dim is a multiple of 32.
+  // head_dim is a multiple of 32: no piece is ever cut.
   static SLUICE_INLINE void load_some(const uint8_t*, int64_t, int64_t, float32x4_t* v) {
     for (int j = 0; j < 4; ++j) v[j] = vdupq_n_f32(0.0f);
   }

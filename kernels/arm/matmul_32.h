@@ -113,6 +113,8 @@ void dequant_32(const void* w, float* y, int64_t n) noexcept {
   for (int64_t k = 0; k < n; k += 32, g += sizeof(typename U::Group)) {
     const uint8_t* at[kLanes] = {g, g, g, g};
     const float32x4_t d = U::scales(at, 0);
+    float32x4_t m = vdupq_n_f32(0.0f);
+    if constexpr (U::kHasMin) m = gather_halves(at, 2);
     int8x16_t q[2];
     U::unpack(g, q);
     for (int i = 0; i < 2; ++i) {
@@ -120,7 +122,7 @@ void dequant_32(const void* w, float* y, int64_t n) noexcept {
       widen_bytes(q[i], v);
       for (int j = 0; j < 4; ++j) {
         v[j] = vmulq_f32(d, v[j]);
-        if constexpr (U::kHasMin) v[j] = vaddq_f32(v[j], gather_halves(at, 2));
+        if constexpr (U::kHasMin) v[j] = vaddq_f32(v[j], m);
         vst1q_f32(y + k + 16 * i + 4 * j, v[j]);
       }
     }
