@@ -221,18 +221,19 @@ void attention_run(const AttentionQuery* queries,
            queries[h + n].last == queries[h].last) {
       ++n;
     }
+    if (n == 3) n = 2;
     const auto together = [&]<int kN>() {
       attend_together<Row, kN>(
           queries + h, head_dim, k_pages, v_pages, scale, acc + h * head_dim, part + h);
-      h += kN;
     };
     if (n == 4) {
       together.template operator()<4>();
-    } else if (n >= 2) {
+    } else if (n == 2) {
       together.template operator()<2>();
     } else {
       together.template operator()<1>();
     }
+    h += n;
   }
 }
 
