@@ -6,6 +6,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
+#elif defined(__aarch64__) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
 #endif
 
 #include <cstdint>
@@ -50,6 +53,13 @@ CpuFeatures read_features() noexcept {
   f.amx_int8 = f.avx512_vnni && amx && may_use_tiles();
   if (last_subleaf >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0)
     f.avx_vnni = f.avx2 && (a >> 4 & 1) != 0;
+  return f;
+}
+#elif defined(__aarch64__) && defined(__linux__)
+CpuFeatures read_features() noexcept {
+  CpuFeatures f;
+  f.neon_dotprod = (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+  f.neon_i8mm = f.neon_dotprod && (getauxval(AT_HWCAP2) & HWCAP2_I8MM) != 0;
   return f;
 }
 #else

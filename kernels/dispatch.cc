@@ -7,13 +7,15 @@
 #include "kernels/scalar/scalar.h"
 #if defined(__x86_64__)
 #include "kernels/x86/x86.h"
+#elif defined(__aarch64__)
+#include "kernels/arm/arm.h"
 #endif
 
 namespace sluice::kernels {
 namespace {
 
 // The best last.
-constexpr const char* kNames[] = {"scalar", "avx2", "avxvnni", "avx512", "amx"};
+constexpr const char* kNames[] = {"scalar", "avx2", "avxvnni", "avx512", "amx", "neon", "neon_i8mm"};
 
 }  // namespace
 
@@ -78,6 +80,32 @@ const KernelTable& x86::amx_kernels() noexcept {
   }();
   return table;
 }
+#elif defined(__aarch64__)
+const KernelTable& arm::neon_kernels() noexcept {
+  static const KernelTable table = [] {
+    KernelTable t = scalar_kernels();
+    t.name = "neon";
+    fill_matmul_32_neon(t);
+    fill_matmul_256_neon(t);
+    fill_matmul_float_neon(t);
+    fill_quantize_neon(t);
+    fill_elementwise_neon(t);
+    fill_attention_neon(t);
+    return t;
+  }();
+  return table;
+}
+
+const KernelTable& arm::neon_i8mm_kernels() noexcept {
+  static const KernelTable table = [] {
+    KernelTable t = neon_kernels();
+    t.name = "neon_i8mm";
+    fill_matmul_32_i8mm(t);
+    fill_matmul_256_i8mm(t);
+    return t;
+  }();
+  return table;
+}
 #endif
 
 const KernelTable* kernels_by_name(const char* name) noexcept {
@@ -87,6 +115,10 @@ const KernelTable* kernels_by_name(const char* name) noexcept {
   if (std::strcmp(name, "avxvnni") == 0 && cpu_features().avx_vnni) return &x86::avxvnni_kernels();
   if (std::strcmp(name, "avx512") == 0 && cpu_features().avx512_vnni) return &x86::avx512_kernels();
   if (std::strcmp(name, "amx") == 0 && cpu_features().amx_int8) return &x86::amx_kernels();
+#elif defined(__aarch64__)
+  if (std::strcmp(name, "neon") == 0 && cpu_features().neon_dotprod) return &arm::neon_kernels();
+  if (std::strcmp(name, "neon_i8mm") == 0 && cpu_features().neon_i8mm)
+    return &arm::neon_i8mm_kernels();
 #endif
   return nullptr;
 }

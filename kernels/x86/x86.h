@@ -2,7 +2,7 @@
 // faster. Call one only after cpu_features() allows it. Each .cc here is compiled with flags of its
 // own; it includes intrinsics, <cstdint> and our plain headers only, and everything else in it lies
 // in an anonymous namespace: a std inline compiled with AVX2 could be the copy that the linker
-// keeps for everybody (test: x86_symbols).
+// keeps for everybody (test: isa_symbols).
 #pragma once
 
 #include "kernels/kernels.h"

@@ -290,6 +290,24 @@ TEST_P(Attention, NaNKeyOrValueMakesTheResultNaN) {
   }
 }
 
+// The definition passes NaN over, and knows one zero only.
+TEST_P(Attention, TheMaximumIsNeverNaNOrMinusZero) {
+  REQUIRE_TABLE(table, GetParam());
+  const int64_t head_dim = 32;
+  for (int64_t n : {1, 3, 4, 5, 16, 64, 65, 100}) {
+    std::vector<float> k(n * head_dim, -1e-30f);
+    const std::vector<float> v(n * head_dim, 1.0f), q(head_dim, 1e-30f);
+    const Kv zeros(KvType::kF32, head_dim, n, k, v);
+    EXPECT_TRUE(
+        same_bits(attend_run(*table, zeros, q, head_dim, 1, 0, 0, n, 1.0f).part[0].max, 0.0f));
+    for (int64_t t = 0; t < n; t += 2) k[t * head_dim] = NAN;
+    const Kv kv(KvType::kF32, head_dim, n, k, v);
+    const Result got = attend_run(*table, kv, q, head_dim, 1, 0, 0, n, 1.0f);
+    EXPECT_EQ(got.part[0].max, n == 1 ? -INFINITY : 0.0f) << n;
+    EXPECT_TRUE(std::isnan(got.part[0].sum));
+  }
+}
+
 TEST_P(Attention, HugeScoresDoNotOverflow) {
   REQUIRE_TABLE(table, GetParam());
   const int64_t head_dim = 32, n = 100;

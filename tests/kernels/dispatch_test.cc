@@ -34,6 +34,11 @@ TEST(Dispatch, UnknownNamesAreNull) {
   EXPECT_EQ(kernels_by_name("sse9"), nullptr);
   EXPECT_EQ(kernels_by_name(""), nullptr);
   EXPECT_EQ(kernels_by_name("scalar"), &scalar_kernels());
+#if defined(__x86_64__)
+  EXPECT_EQ(kernels_by_name("neon"), nullptr);
+#else
+  EXPECT_EQ(kernels_by_name("avx2"), nullptr);
+#endif
 }
 
 TEST(Dispatch, NamesAreThoseOfThisCpuWorstFirst) {

@@ -511,6 +511,24 @@ TEST_P(Matmul, AnyBitsInWeightsAndActivationsEqualScalar) {
   }
 }
 
+// Products too small for a float leave -0 in every partial sum: what a row's tail does not reach
+// must stay -0.
+TEST_P(Matmul, AShortTailChangesNoOtherPartialSum) {
+  REQUIRE_TABLE(table, GetParam());
+  for (int64_t tokens : {1, 2, 5}) {
+    for (int64_t cols = 16; cols <= 40; ++cols) {
+      Product p{WeightType::kF32, 5, cols, tokens, 4 * cols, 0, 5, {}, {}};
+      const float tiny = 1e-30f;
+      p.w.resize(p.rows * p.w_stride);
+      for (size_t at = 0; at < p.w.size(); at += 4) std::memcpy(p.w.data() + at, &tiny, 4);
+      p.x.assign(tokens * cols, -tiny);
+      const std::vector<float> minus_zeros(p.rows * tokens, -0.0f);
+      ASSERT_TRUE(same_bits(multiply(*table, p, p.x), minus_zeros)) << cols << " columns";
+      ASSERT_TRUE(same_bits(multiply_reference(*table, p), minus_zeros)) << cols << " columns";
+    }
+  }
+}
+
 TEST_P(Matmul, ANaNActivationMakesItsTokenNaNAndNoOther) {
   REQUIRE_TABLE(table, GetParam());
   Random random(9);

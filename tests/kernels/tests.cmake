@@ -20,8 +20,21 @@ sluice_test(kernels_tests
   LIBS kernels_test_tables sluice_kernels)
 
 # Sanitizers add weak symbols of their own.
-if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64|amd64" AND NOT CMAKE_CXX_FLAGS MATCHES "fsanitize")
-  add_test(NAME Kernels.X86ObjectsHaveNoWeakSymbols
-    COMMAND ${CMAKE_COMMAND} -DNM=${CMAKE_NM} "-DOBJECTS=$<JOIN:$<TARGET_OBJECTS:sluice_kernels>,,>"
-            -P ${CMAKE_CURRENT_LIST_DIR}/x86_symbols.cmake)
+function(sluice_isa_symbols_test name room at_least)
+  add_test(NAME ${name}
+    COMMAND ${CMAKE_COMMAND} -DNM=${CMAKE_NM} -DROOM=${room} -DAT_LEAST=${at_least}
+            "-DOBJECTS=$<JOIN:$<TARGET_OBJECTS:sluice_kernels>,,>"
+            -P ${CMAKE_CURRENT_FUNCTION_LIST_DIR}/isa_symbols.cmake)
+endfunction()
+if(NOT CMAKE_CXX_FLAGS MATCHES "fsanitize")
+  if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64|amd64")
+    sluice_isa_symbols_test(Kernels.X86ObjectsHaveNoWeakSymbols x86 12)
+    # What this machine cannot run is cross-built and emulated.
+    add_test(NAME Kernels.NeonUnderQemu
+      COMMAND ${CMAKE_CURRENT_LIST_DIR}/neon_qemu.sh ${PROJECT_SOURCE_DIR} ${CMAKE_BINARY_DIR}/aarch64)
+    set_tests_properties(Kernels.NeonUnderQemu PROPERTIES SKIP_RETURN_CODE 77 LABELS "cross;slow" TIMEOUT 900
+      PROCESSORS 2)
+  elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "aarch64|arm64")
+    sluice_isa_symbols_test(Kernels.ArmObjectsHaveNoWeakSymbols arm 8)
+  endif()
 endif()

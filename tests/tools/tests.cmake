@@ -10,6 +10,11 @@ file(GLOB_RECURSE sluice_headers CONFIGURE_DEPENDS RELATIVE ${PROJECT_SOURCE_DIR
   ${PROJECT_SOURCE_DIR}/base/*.h ${PROJECT_SOURCE_DIR}/storage/*.h ${PROJECT_SOURCE_DIR}/kernels/*.h
   ${PROJECT_SOURCE_DIR}/scheduler/*.h ${PROJECT_SOURCE_DIR}/daemon/*.h ${PROJECT_SOURCE_DIR}/client/*.h
   ${PROJECT_SOURCE_DIR}/tests/support/*.h)
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64|amd64")
+  list(FILTER sluice_headers EXCLUDE REGEX "^kernels/arm/(core|matmul|unpack|vector)")
+else()
+  list(FILTER sluice_headers EXCLUDE REGEX "^kernels/x86/(matmul|unpack|vector)")
+endif()
 set(alone_files)
 foreach(header ${sluice_headers})
   string(REPLACE "/" "_" name ${header})

@@ -1,10 +1,10 @@
-# Fails if an object of kernels/x86 carries a weak or unique symbol: that is an inline function compiled for an ISA that
+# Fails if an object of kernels/${ROOM} carries a weak or unique symbol: that is an inline function compiled for an ISA that
 # the linker might keep for the whole program, which would then die on an older CPU.
 string(REPLACE "," ";" objects "${OBJECTS}")
-list(FILTER objects INCLUDE REGEX "/x86/[^/]*\\.o$")
+list(FILTER objects INCLUDE REGEX "/${ROOM}/[^/]*\\.o$")
 list(LENGTH objects n)
-if(n LESS 12)
-  message(FATAL_ERROR "found only ${n} objects of kernels/x86 in: ${OBJECTS}")
+if(n LESS AT_LEAST)
+  message(FATAL_ERROR "found only ${n} objects of kernels/${ROOM} in: ${OBJECTS}")
 endif()
 foreach(object IN LISTS objects)
   execute_process(COMMAND ${NM} -C ${object} OUTPUT_VARIABLE symbols COMMAND_ERROR_IS_FATAL ANY)
