@@ -31,6 +31,8 @@ CpuFeatures read_features() noexcept {
   const bool avx512 =
       (b >> 16 & 1) != 0 && (b >> 17 & 1) != 0 && (b >> 30 & 1) != 0 && b >> 31 != 0;
   f.avx512_vnni = f.avx2 && avx512 && (c >> 11 & 1) != 0 && (xcr0 & 0xe6) == 0xe6;
+  f.avx512_bf16 =
+      f.avx512_vnni && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a >> 5 & 1) != 0;
   return f;
 }
 #else

@@ -13,7 +13,7 @@ namespace sluice::kernels {
 namespace {
 
 // The best last.
-constexpr const char* kNames[] = {"scalar", "avx2", "avx512"};
+constexpr const char* kNames[] = {"scalar", "avx2", "avx512", "avx512_bf16"};
 
 }  // namespace
 
@@ -25,6 +25,16 @@ const KernelTable& scalar_kernels() noexcept {
     scalar::fill_matvec(t);
     scalar::fill_elementwise(t);
     scalar::fill_attention(t);
+    return t;
+  }();
+  return table;
+}
+
+const KernelTable& scalar_bf16_kernels() noexcept {
+  static const KernelTable table = [] {
+    KernelTable t = scalar_kernels();
+    t.name = "scalar_bf16";
+    scalar::fill_matmul_bf16(t);
     return t;
   }();
   return table;
@@ -58,13 +68,26 @@ const KernelTable& x86::avx512_kernels() noexcept {
   }();
   return table;
 }
+
+const KernelTable& x86::avx512_bf16_kernels() noexcept {
+  static const KernelTable table = [] {
+    KernelTable t = avx512_kernels();
+    t.name = "avx512_bf16";
+    fill_matmul_bf16_avx512(t);
+    return t;
+  }();
+  return table;
+}
 #endif
 
 const KernelTable* kernels_by_name(const char* name) noexcept {
   if (std::strcmp(name, "scalar") == 0) return &scalar_kernels();
+  if (std::strcmp(name, "scalar_bf16") == 0) return &scalar_bf16_kernels();
 #if defined(__x86_64__)
   if (std::strcmp(name, "avx2") == 0 && cpu_features().avx2) return &x86::avx2_kernels();
   if (std::strcmp(name, "avx512") == 0 && cpu_features().avx512_vnni) return &x86::avx512_kernels();
+  if (std::strcmp(name, "avx512_bf16") == 0 && cpu_features().avx512_bf16)
+    return &x86::avx512_bf16_kernels();
 #endif
   return nullptr;
 }

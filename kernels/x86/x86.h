@@ -23,8 +23,12 @@ void fill_matmul_256_avx512(KernelTable& t) noexcept;
 void fill_matmul_float_avx512(KernelTable& t) noexcept;
 void fill_attention_avx512(KernelTable& t) noexcept;
 
+// Needs cpu_features().avx512_bf16.
+void fill_matmul_bf16_avx512(KernelTable& t) noexcept;
+
 // dispatch.cc's tables, for entries that call others of it.
 const KernelTable& avx2_kernels() noexcept;
 const KernelTable& avx512_kernels() noexcept;
+const KernelTable& avx512_bf16_kernels() noexcept;
 
 }  // namespace sluice::kernels::x86

@@ -1,6 +1,6 @@
 sluice_test(kernels_tests
   SOURCES
-    kernels/dequant_test.cc kernels/math_test.cc kernels/components_test.cc kernels/matmul_test.cc
+    kernels/dequant_test.cc kernels/math_test.cc kernels/components_test.cc kernels/matmul_test.cc kernels/matmul_prompt_test.cc
     kernels/elementwise_test.cc kernels/attention_test.cc kernels/dispatch_test.cc
   LIBS sluice_kernels)
 

@@ -14,7 +14,7 @@
 
 namespace sluice::kernels {
 
-inline constexpr const char* kVariants[] = {"scalar", "avx2", "avx512"};
+inline constexpr const char* kVariants[] = {"scalar", "avx2", "avx512", "avx512_bf16"};
 
 inline std::string variant_name(const ::testing::TestParamInfo<const char*>& info) {
   return info.param;
