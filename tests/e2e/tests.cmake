@@ -24,7 +24,7 @@ if(TARGET sluiced)
                qwen2-tiny-untied-q5_1 qwen2-tiny-untied-iq4_xs qwen2-tiny-untied-q2_k qwen3-tiny-untied
                qwen3moe-tiny-q4_k llama-tiny-q8_0
                qwen2-rope-dynamic demo)
-    set_tests_properties(bit_equality.${case} PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 300 LABELS "e2e;slow")
+    set_tests_properties(bit_equality.${case} PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 600 LABELS "e2e;slow")
   endforeach()
 endif()
 
