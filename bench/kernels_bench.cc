@@ -2,7 +2,8 @@
 // token; GB/s of weights beside what this machine reads from memory) and prefill (GOPS: two
 // operations per weight and token).
 //
-//   kernels_bench [--benchmark_filter=REGEX]   rows: matmul/TYPE/VARIANT/ROWSxCOLS/tokens:T/threads:N
+//   kernels_bench [--benchmark_filter=REGEX]   rows: matmul/TYPE/VARIANT/ROWSxCOLS/tokens:T/threads:N,
+//   and matmul_prompt/... where a variant has a prompt definition
 //
 // SLUICE_BENCH_THREADS=N: threads of the pool (default: all usable).
 #include <benchmark/benchmark.h>
@@ -23,6 +24,7 @@ namespace sluice {
 namespace {
 
 using kernels::KernelTable;
+using kernels::Role;
 using kernels::WeightType;
 
 constexpr uint64_t kColdBytes =
@@ -86,6 +88,7 @@ struct Shape {
 void matmul(benchmark::State& state,
             const KernelTable* table,
             WeightType type,
+            Role role,
             Shape shape,
             int64_t n_tokens) {
   const auto w_stride =
@@ -95,9 +98,10 @@ void matmul(benchmark::State& state,
       n_tokens < 32 ? std::max<int64_t>(1, static_cast<int64_t>(kColdBytes) / w_bytes) : 1;
   AnonymousMemory w = memory(static_cast<uint64_t>(w_bytes * n_matrices));
   fill_weights(w.data(), static_cast<uint64_t>(w_bytes * n_matrices));
-  const auto format = kernels::info(type).act;
+  const auto [format, multiply] = table->product(type, role);
   const auto x_stride =
       static_cast<int64_t>(kernels::act_bytes(format, static_cast<uint64_t>(shape.cols)));
+  const KernelTable::MatmulFn matmul = multiply;
   std::vector<float> x(static_cast<size_t>(shape.cols)),
       act(static_cast<size_t>(x_stride * n_tokens / 4));
   std::mt19937 random(2);
@@ -111,15 +115,15 @@ void matmul(benchmark::State& state,
   for (auto _ : state) {
     const std::byte* matrix = w.data() + turn++ % n_matrices * w_bytes;
     kernels::parallel_for(pool(), shape.rows, 16, [&](int64_t begin, int64_t end, int) {
-      table->matmul[static_cast<int>(type)](matrix + begin * w_stride,
-                                            w_stride,
-                                            end - begin,
-                                            shape.cols,
-                                            act.data(),
-                                            x_stride,
-                                            n_tokens,
-                                            y.data() + begin,
-                                            shape.rows);
+      matmul(matrix + begin * w_stride,
+             w_stride,
+             end - begin,
+             shape.cols,
+             act.data(),
+             x_stride,
+             n_tokens,
+             y.data() + begin,
+             shape.rows);
     });
     benchmark::DoNotOptimize(y.data());
   }
@@ -130,33 +134,44 @@ void matmul(benchmark::State& state,
                          benchmark::Counter::kIsRate);
 }
 
+void add_rows_of(const KernelTable* table, WeightType type, Role role) {
+  for (const Shape shape : {Shape{8960, 1536}, Shape{1536, 8960}}) {
+    for (const int64_t n_tokens : {1, 2, 4, 8, 16, 32, 512}) {
+      benchmark::RegisterBenchmark(fmt::format("{}/{}/{}/{}x{}/tokens:{}/threads:{}",
+                                               role == Role::kPrompt ? "matmul_prompt" : "matmul",
+                                               kernels::info(type).name,
+                                               table->name,
+                                               shape.rows,
+                                               shape.cols,
+                                               n_tokens,
+                                               pool().n_threads())
+                                       .c_str(),
+                                   matmul,
+                                   table,
+                                   type,
+                                   role,
+                                   shape,
+                                   n_tokens)
+          ->UseRealTime()
+          ->Unit(benchmark::kMicrosecond);
+    }
+  }
+}
+
+// Each function once, under the first table that has it.
 void add_rows() {
   benchmark::RegisterBenchmark(fmt::format("read_memory/threads:{}", pool().n_threads()).c_str(),
                                read_memory)
       ->UseRealTime();
   for (int i = 0; i < kernels::kNWeightTypes; ++i) {
     const auto type = static_cast<WeightType>(i);
+    KernelTable::MatmulFn row = nullptr, prompt = nullptr;
     for (int v = 0; kernels::kernel_name(v) != nullptr; ++v) {
       const KernelTable* table = kernels::kernels_by_name(kernels::kernel_name(v));
-      for (const Shape shape : {Shape{8960, 1536}, Shape{1536, 8960}}) {
-        for (const int64_t n_tokens : {1, 2, 4, 8, 16, 32, 512}) {
-          benchmark::RegisterBenchmark(fmt::format("matmul/{}/{}/{}x{}/tokens:{}/threads:{}",
-                                                   kernels::info(type).name,
-                                                   table->name,
-                                                   shape.rows,
-                                                   shape.cols,
-                                                   n_tokens,
-                                                   pool().n_threads())
-                                           .c_str(),
-                                       matmul,
-                                       table,
-                                       type,
-                                       shape,
-                                       n_tokens)
-              ->UseRealTime()
-              ->Unit(benchmark::kMicrosecond);
-        }
-      }
+      if (table->matmul[i] != row) add_rows_of(table, type, Role::kRow);
+      if (table->matmul_prompt[i] != prompt) add_rows_of(table, type, Role::kPrompt);
+      row = table->matmul[i];
+      prompt = table->matmul_prompt[i];
     }
   }
 }

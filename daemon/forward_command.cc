@@ -241,8 +241,12 @@ Result<void> forward(const ForwardOptions& o) {
   LogitsCollector logits;
   const int64_t first_output = o.logits_to_keep == 0 ? 0 : std::max<int64_t>(0, total - o.logits_to_keep);
   const int64_t prompt = o.decode_from == 0 ? total : o.decode_from;
-  SLUICE_TRY(run_call(*pass, sequence, std::span(ids).first(static_cast<size_t>(prompt)), Role::kPrompt, prompt,
-                      first_output, logits, tap_sink, o.chunk));
+  // The last position of a prompt follows the row definition, as in a generation.
+  const auto last = static_cast<size_t>(prompt) - 1;
+  SLUICE_TRY(run_call(*pass, sequence, std::span(ids).first(last), Role::kPrompt, prompt, first_output, logits, tap_sink,
+                      o.chunk));
+  SLUICE_TRY(run_call(*pass, sequence, std::span(ids).subspan(last, 1), Role::kRow, prompt, first_output, logits,
+                      tap_sink, 1));
   for (int64_t i = prompt; i < total; ++i) {
     SLUICE_TRY(run_call(*pass, sequence, std::span(ids).subspan(static_cast<size_t>(i), 1), Role::kRow, i + 1,
                         first_output, logits, tap_sink, 1));

@@ -15,7 +15,8 @@ namespace sluice::kernels {
 namespace {
 
 // The best last.
-constexpr const char* kNames[] = {"scalar", "avx2", "avxvnni", "avx512", "amx", "neon", "neon_i8mm"};
+constexpr const char* kNames[] = {
+    "scalar", "avx2", "avxvnni", "avx512", "avx512_bf16", "amx", "neon", "neon_i8mm"};
 
 }  // namespace
 
@@ -27,6 +28,16 @@ const KernelTable& scalar_kernels() noexcept {
     scalar::fill_matvec(t);
     scalar::fill_elementwise(t);
     scalar::fill_attention(t);
+    return t;
+  }();
+  return table;
+}
+
+const KernelTable& scalar_bf16_kernels() noexcept {
+  static const KernelTable table = [] {
+    KernelTable t = scalar_kernels();
+    t.name = "scalar_bf16";
+    scalar::fill_matmul_bf16(t);
     return t;
   }();
   return table;
@@ -71,9 +82,19 @@ const KernelTable& x86::avx512_kernels() noexcept {
   return table;
 }
 
-const KernelTable& x86::amx_kernels() noexcept {
+const KernelTable& x86::avx512_bf16_kernels() noexcept {
   static const KernelTable table = [] {
     KernelTable t = avx512_kernels();
+    t.name = "avx512_bf16";
+    fill_matmul_bf16_avx512(t);
+    return t;
+  }();
+  return table;
+}
+
+const KernelTable& x86::amx_kernels() noexcept {
+  static const KernelTable table = [] {
+    KernelTable t = avx512_bf16_kernels();
     t.name = "amx";
     fill_matmul_amx(t);
     return t;
@@ -110,10 +131,13 @@ const KernelTable& arm::neon_i8mm_kernels() noexcept {
 
 const KernelTable* kernels_by_name(const char* name) noexcept {
   if (std::strcmp(name, "scalar") == 0) return &scalar_kernels();
+  if (std::strcmp(name, "scalar_bf16") == 0) return &scalar_bf16_kernels();
 #if defined(__x86_64__)
   if (std::strcmp(name, "avx2") == 0 && cpu_features().avx2) return &x86::avx2_kernels();
   if (std::strcmp(name, "avxvnni") == 0 && cpu_features().avx_vnni) return &x86::avxvnni_kernels();
   if (std::strcmp(name, "avx512") == 0 && cpu_features().avx512_vnni) return &x86::avx512_kernels();
+  if (std::strcmp(name, "avx512_bf16") == 0 && cpu_features().avx512_bf16)
+    return &x86::avx512_bf16_kernels();
   if (std::strcmp(name, "amx") == 0 && cpu_features().amx_int8) return &x86::amx_kernels();
 #elif defined(__aarch64__)
   if (std::strcmp(name, "neon") == 0 && cpu_features().neon_dotprod) return &arm::neon_kernels();

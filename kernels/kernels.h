@@ -9,6 +9,11 @@
 //                  with minima: then acc = fma(-(dmin * d_x), (float)isum_min, acc).
 //   F64 F32 F16 BF16   weights widened (F64 narrowed) to f32; 16 partial sums p[k mod 16] by fma, ascending;
 //                  tree: p[i] += p[i+8] (i<8), p[i] += p[i+4] (i<4), p[i] += p[i+2] (i<2), p[0] + p[1].
+//   BF16 prompts   PromptDefinition::kBF16Dot, beside the row definition above. x rounded to BF16 once, to nearest even;
+//                  denormals become zeros of their sign, NaN and Inf stay. One chain per output, from +0: for k = 0, 2,
+//                  4, ... acc = fma(w[k+1], x[k+1], acc), then acc = fma(w[k], x[k], acc); past the last column both are
+//                  +0. Denormal w and x count as zeros of their sign; a sum that is below 2^-126 once it is rounded to 24
+//                  bits becomes a zero of its sign. This is VDPBF16PS, whatever the thread's floating-point mode.
 //   quantise       amax = max|x|; d = amax / 127; q = round-to-nearest-even(x * (127 / amax)). d = 0 and q = 0 if
 //                  127 / amax is not finite (amax is 0 or below 4e-37).
 //                  A group that holds NaN or Inf gets d = NaN and q = 0, so that its result is NaN.
@@ -22,6 +27,7 @@
 //   elementwise    rms_norm: (x * (1 / sqrt(mean + eps))) * w.  rope: a' = fma(a, c, -(b * s)), b' = fma(b, c, a * s).
 //                  swiglu: g / (1 + exp(-g)) * u.  softmax: exp(x - max) / sum.
 //   KV in Q8_0     d = half(amax / 127); q = round-to-nearest-even(clamp(x * (1 / d), -127, 127)), NaN as above.
+// Tables with different prompt definitions agree on everything but the prompt tokens of the types concerned.
 // "The same bits" excepts NaN: that a result is NaN is part of the definition, which NaN is not.
 #pragma once
 
@@ -33,6 +39,17 @@
 namespace sluice::kernels {
 
 enum class KvType : uint8_t { kF32, kF16, kQ8_0, kCount };
+
+// By which definition a token is computed, its keys and values included. Prompt tokens follow the prompt definition of
+// the table; generated and drafted tokens, the last one of a prompt and the output head always the row definition.
+enum class Role : uint8_t { kPrompt, kRow };
+
+// Which weight types of a table have a prompt definition of their own. What outlives the process (a stored session)
+// must record it beside the roles: keys and values of prompt tokens depend on it.
+enum class PromptDefinition : uint8_t {
+  kNone,     // prompts follow the row definitions
+  kBF16Dot,  // BF16 weights: see above
+};
 
 // Tokens in one KV page, and pages in one run. A query's attention is computed run by run at absolute
 // positions and merged in order, whatever the thread count, chunk or batch.
@@ -60,7 +77,7 @@ struct KernelTable {
   void (*dequant[kNWeightTypes])(const void* w, float* y, int64_t n) noexcept;
 
   // x (n) f32 -> the activation format, act_bytes(format, n) bytes at y. kF32 copies.
-  void (*quantize[3])(const float* x, void* y, int64_t n) noexcept;
+  void (*quantize[kNActFormats])(const float* x, void* y, int64_t n) noexcept;
 
   using MatmulFn = void (*)(const void* w, int64_t w_stride, int64_t n_rows, int64_t n_cols, const void* x,
                             int64_t x_stride, int64_t n_tokens, float* y, int64_t y_stride) noexcept;
@@ -69,6 +86,22 @@ struct KernelTable {
   //   x  n_tokens vectors in the type's ActFormat, `x_stride` bytes apart; 16-byte aligned
   // Bit-identical for every split of rows and tokens over calls.
   MatmulFn matmul[kNWeightTypes];
+
+  // The same by the prompt definition, and the format of its x; null where prompts follow the row definition.
+  PromptDefinition prompt_definition;
+  MatmulFn matmul_prompt[kNWeightTypes];
+  ActFormat prompt_act[kNWeightTypes];
+
+  // What one definition needs.
+  struct Product {
+    ActFormat act;
+    MatmulFn matmul;
+  };
+  Product product(WeightType type, Role role) const noexcept {
+    const int i = static_cast<int>(type);
+    if (role == Role::kPrompt && matmul_prompt[i] != nullptr) return {prompt_act[i], matmul_prompt[i]};
+    return {info(type).act, matmul[i]};
+  }
 
   // The reference path (--f32): weights dequantised row by row, activations f32, the F32 definition.
   // `scratch` holds n_cols floats.
@@ -121,8 +154,10 @@ const KernelTable& kernels() noexcept;
 const KernelTable* kernels_by_name(const char* name) noexcept;
 // The i-th name that kernels_by_name knows on this CPU, the best last; null past the end.
 const char* kernel_name(int i) noexcept;
-// The portable table: the oracle of every test.
+// The portable table: the oracle of every test. The second has the prompt definition kBF16Dot, in software; no process
+// takes it by itself, but it answers to "scalar_bf16": what a host with the instruction computes, on any other.
 const KernelTable& scalar_kernels() noexcept;
+const KernelTable& scalar_bf16_kernels() noexcept;
 
 inline int64_t kv_row_bytes(KvType t, int64_t head_dim) noexcept {
   switch (t) {

@@ -42,14 +42,16 @@ struct ActQ8x32 { float d; int32_t sum; int8_t qs[32]; };             // sum = s
 struct ActQ8x256 { float d; int16_t sums[16]; int8_t qs[256]; };      // sums[i] = sum(qs[16i .. 16i+15])
 static_assert(sizeof(ActQ8x32) == 40 && sizeof(ActQ8x256) == 292);
 
-// How a weight type wants its activations: the first half of its definition.
-enum class ActFormat : uint8_t { kF32, kQ8x32, kQ8x256 };
+// How a definition wants its activations: the first half of it.
+// kBF16: a vector of odd length is followed by a zero.
+enum class ActFormat : uint8_t { kF32, kQ8x32, kQ8x256, kBF16, kCount };
+inline constexpr int kNActFormats = static_cast<int>(ActFormat::kCount);
 
 struct WeightTypeInfo {
   const char* name;       // "Q4_K"
   uint32_t group_size;    // weights per group
   uint32_t group_bytes;
-  ActFormat act;
+  ActFormat act;          // of the row definition
 };
 // Indexed by WeightType.
 extern const WeightTypeInfo kWeightTypes[kNWeightTypes];
@@ -65,6 +67,7 @@ inline uint64_t act_bytes(ActFormat f, uint64_t n) noexcept {
   switch (f) {
     case ActFormat::kQ8x32: return n / 32 * sizeof(ActQ8x32);
     case ActFormat::kQ8x256: return n / 256 * sizeof(ActQ8x256);
+    case ActFormat::kBF16: return (n + 1) / 2 * 4;
     default: return n * sizeof(float);
   }
 }

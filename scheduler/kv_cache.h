@@ -17,8 +17,9 @@
 namespace sluice {
 
 // Which definition a token's keys and values were computed with (DESIGN section 7). A page is reused only if ids and
-// roles match.
-enum class Role : uint8_t { kPrompt, kRow };
+// roles match. What Role::kPrompt means is KernelTable::prompt_definition, one for the life of the process: KV that
+// outlives it must carry that as well.
+using kernels::Role;
 
 // Anonymous memory of one page, given back to the system when the last sequence drops it.
 class KvPage {

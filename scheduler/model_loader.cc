@@ -100,6 +100,13 @@ MatrixRef lay_out_matrix(const GgufFile& file, const std::string& name, bool sta
                    .n_cols = static_cast<int64_t>(t->dims[0])};
 }
 
+// HParams::bf16_blocks
+bool has_bf16_blocks(const GgufFile& file) {
+  return std::any_of(file.tensors().begin(), file.tensors().end(), [](const GgufTensor& t) {
+    return t.name.starts_with("blk.") && t.n_dims > 1 && weight_type(t.type_id) == kernels::WeightType::kBF16;
+  });
+}
+
 }  // namespace
 
 // Only matrices are sliced: small tensors live on as f32, and tensors that nothing uses are never read.
@@ -150,6 +157,7 @@ Result<std::unique_ptr<CheckedModel>> check_model(const std::string& path) {
   SLUICE_TRY(check_tensors(model->file, sizes, n_tokens, unsupported));
   if (unsupported.first()) return *unsupported.first();
   sizes.hparams.vocab_size = static_cast<int64_t>(n_tokens);
+  sizes.hparams.bf16_blocks = has_bf16_blocks(model->file);
   model->hparams = sizes.hparams;
   return model;
 }

@@ -61,11 +61,12 @@ Result<void> Pass::reserve_tokens(std::span<const Run> runs) {
   return success();
 }
 
-// Fills positions, page tables and rotations of every token of the walk.
+// Fills positions, page tables, roles and rotations of every token of the walk.
 void Pass::place_tokens(std::span<const Run> runs) {
   const kernels::HParams& hp = model_->hparams();
   positions_.clear();
   pages_.clear();
+  roles_.clear();
   ids_.clear();
   for (size_t r = 0; r < runs.size(); ++r) {
     const Run& run = runs[r];
@@ -77,6 +78,7 @@ void Pass::place_tokens(std::span<const Run> runs) {
       kernels::rope_cos_sin(inv_freq_.data(), hp.rope_dim, position, scaling, table);
       positions_.push_back(position);
       pages_.push_back(run.sequence->page_table());
+      roles_.push_back(run.role);
       ids_.push_back(run.ids[i]);
     }
   }
@@ -107,6 +109,7 @@ void Pass::list_wanted(std::span<const Run> runs) {
   kept_.clear();
   kept_positions_.clear();
   kept_pages_.clear();
+  kept_roles_.clear();
   int64_t base = 0;
   for (size_t r = 0; r < runs.size(); ++r) {
     const auto n = static_cast<int64_t>(runs[r].ids.size());
@@ -115,6 +118,7 @@ void Pass::list_wanted(std::span<const Run> runs) {
       kept_.push_back(base + i);
       kept_positions_.push_back(positions_[static_cast<size_t>(base + i)]);
       kept_pages_.push_back(pages_[static_cast<size_t>(base + i)]);
+      kept_roles_.push_back(runs[r].role);
     }
     base += n;
   }
@@ -122,14 +126,15 @@ void Pass::list_wanted(std::span<const Run> runs) {
 
 // All blocks in order. In the last one only the wanted tokens go past their keys and values, unless taps look at all.
 bool Pass::walk_blocks(kernels::WalkContext& c, const CancelToken& cancel) {
-  const kernels::WalkTokens tokens{static_cast<int64_t>(ids_.size()), positions_.data(), pages_.data()};
+  const kernels::WalkTokens tokens{static_cast<int64_t>(ids_.size()), positions_.data(), pages_.data(), roles_.data()};
   const auto& blocks = model_->blocks();
   const size_t last = blocks.size() - 1;
   for (size_t layer = 0; layer <= last; ++layer) {
     if (cancel.cancelled()) return false;
     const auto l = static_cast<int64_t>(layer);
     if (layer == last && c.taps == nullptr) {
-      const kernels::WalkTokens kept{static_cast<int64_t>(kept_.size()), kept_positions_.data(), kept_pages_.data()};
+      const kernels::WalkTokens kept{static_cast<int64_t>(kept_.size()), kept_positions_.data(), kept_pages_.data(),
+                                     kept_roles_.data()};
       return kernels::run_last_block(c, blocks[layer], l, tokens, kept_.data(), kept);
     }
     if (!kernels::run_block(c, blocks[layer], l, tokens)) return false;

@@ -96,10 +96,12 @@ class Pass {
   std::vector<int64_t> starts_;                      // per run: position of its first token
   std::vector<int64_t> positions_;                   // per token of the walk
   std::vector<std::byte* const*> pages_;
+  std::vector<Role> roles_;
   std::vector<TokenId> ids_;
   std::vector<Wanted> wanted_;                       // outputs, in the order of their tokens
   std::vector<int64_t> kept_, kept_positions_;       // the wanted tokens, for the last block
   std::vector<std::byte* const*> kept_pages_;
+  std::vector<Role> kept_roles_;
   std::vector<float> inv_freq_;
 };
 

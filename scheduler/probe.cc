@@ -298,10 +298,11 @@ class Bench {
     double seconds = 0;
     double bytes = 0;
   };
-  Timed block(size_t i, int64_t n) {
+  Timed block(size_t i, int64_t n, kernels::Role role) {
     kernels::BlockWeights w = layout_.blocks[i];
     w.attn_norm = w.ffn_norm = ones_.data();
-    const kernels::WalkTokens tokens{n, positions_.data(), pages_.data()};
+    roles_.assign(static_cast<size_t>(n), role);
+    const kernels::WalkTokens tokens{n, positions_.data(), pages_.data(), roles_.data()};
     return timed([&](kernels::WalkContext& c) {
       kernels::run_block(c, w, static_cast<int64_t>(i), tokens);
     });
@@ -365,6 +366,7 @@ class Bench {
   std::vector<std::byte*> table_;
   std::vector<int64_t> positions_;
   std::vector<std::byte* const*> pages_;
+  std::vector<kernels::Role> roles_;
   std::optional<MadeUpWeights> source_;
   std::atomic<uint64_t> sink_{0};
 };
@@ -400,12 +402,12 @@ Result<ComputeProbe> probe_compute(const kernels::HParams& hp,
   SLUICE_TRY(const auto bench, std::move(made));
   const size_t n_blocks = layout.blocks.size();
   // Runs blocks until the time is up, at least one; returns seconds per byte of each.
-  const auto run = [&](int64_t n_tokens, double until_s) {
+  const auto decode_steps = [&](double until_s) {
     std::vector<double> per_byte;
-    (void)bench->block(0, n_tokens);  // warm-up
+    (void)bench->block(0, 1, kernels::Role::kRow);  // warm-up
     const auto start = Clock::now();
     for (size_t k = 0; k == 0 || seconds_since(start) < until_s; ++k) {
-      const auto timed = bench->block(spread_block(k, n_blocks), n_tokens);
+      const auto timed = bench->block(spread_block(k, n_blocks), 1, kernels::Role::kRow);
       per_byte.push_back(timed.seconds / std::max(timed.bytes, 1.0));
     }
     return estimate_of_stretches(per_byte);
@@ -427,7 +429,7 @@ Result<ComputeProbe> probe_compute(const kernels::HParams& hp,
   }
   ComputeProbe out;
   out.memory_bytes_per_s = bench->memory_bytes_per_s();
-  const Estimate decode = run(1, seconds * 0.45);
+  const Estimate decode = decode_steps(seconds * 0.45);
   const auto head_start = Clock::now();
   std::vector<double> heads;
   while (heads.empty() || (heads.size() < 5 && seconds_since(head_start) < seconds * 0.1))
@@ -436,10 +438,11 @@ Result<ComputeProbe> probe_compute(const kernels::HParams& hp,
   // Many tokens of a mixture ask for nearly all experts: seconds per block are what carries over,
   // not bytes.
   std::vector<double> prompt;
-  (void)bench->block(0, walk);
+  (void)bench->block(0, walk, kernels::Role::kPrompt);
   const auto start = Clock::now();
   for (size_t k = 0; k == 0 || seconds_since(start) < seconds * 0.35; ++k) {
-    prompt.push_back(bench->block(spread_block(k, n_blocks), walk).seconds);
+    prompt.push_back(
+        bench->block(spread_block(k, n_blocks), walk, kernels::Role::kPrompt).seconds);
   }
   const Estimate per_block = estimate_of_stretches(prompt);
   out.prompt_token_s = {per_block.value * static_cast<double>(n_blocks) / static_cast<double>(walk),

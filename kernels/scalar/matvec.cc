@@ -178,6 +178,63 @@ void matmul_float(const void* w,
   }
 }
 
+// --- BF16 prompts ---
+
+float without_denormals(float x) noexcept {
+  return std::fabs(x) < 0x1p-126f ? std::copysign(0.0f, x) : x;
+}
+
+float f32_from_bf16(uint16_t h) noexcept {
+  return without_denormals(std::bit_cast<float>(uint32_t{h} << 16));
+}
+
+// The pad of an odd length makes pairs for those that multiply pairs.
+void quantize_bf16(const float* x, void* y, int64_t n) noexcept {
+  auto* out = static_cast<uint16_t*>(y);
+  for (int64_t k = 0; k < n; ++k) {
+    const auto bits = std::bit_cast<uint32_t>(without_denormals(x[k]));
+    const uint32_t rounded = bits + 0x7fff + (bits >> 16 & 1);
+    out[k] = static_cast<uint16_t>((std::isnan(x[k]) ? bits | 0x400000 : rounded) >> 16);
+  }
+  if (n % 2 != 0) out[n] = 0;
+}
+
+// fma, a tiny result flushed. Tiny is told by rounding to 24 bits however small the exponent: where
+// the fma gave 2^-126 itself, by the exact sum. It lies within the 53 bits of a double when it is
+// near the border, and products of BF16 always do.
+float fma_flushed(float a, float b, float c) noexcept {
+  const float r = std::fma(a, b, c);
+  if (!(std::fabs(r) <= 0x1p-126f)) return r;
+  const double exact = static_cast<double>(a) * static_cast<double>(b) + static_cast<double>(c);
+  return std::fabs(exact) < 0x1p-126 - 0x1p-151 ? std::copysign(0.0f, r) : r;
+}
+
+void matmul_bf16(const void* w,
+                 int64_t w_stride,
+                 int64_t n_rows,
+                 int64_t n_cols,
+                 const void* x,
+                 int64_t x_stride,
+                 int64_t n_tokens,
+                 float* y,
+                 int64_t y_stride) noexcept {
+  for (int64_t r = 0; r < n_rows; ++r) {
+    const auto* row = static_cast<const uint8_t*>(w) + r * w_stride;
+    const auto weight = [&](int64_t k) { return f32_from_bf16(load<uint16_t>(row + 2 * k)); };
+    for (int64_t t = 0; t < n_tokens; ++t) {
+      const auto* act =
+          reinterpret_cast<const uint16_t*>(static_cast<const uint8_t*>(x) + t * x_stride);
+      float acc = 0.0f;
+      for (int64_t k = 0; k < n_cols; k += 2) {
+        const float odd = k + 1 < n_cols ? weight(k + 1) : 0.0f;
+        acc = fma_flushed(odd, f32_from_bf16(act[k + 1]), acc);
+        acc = fma_flushed(weight(k), f32_from_bf16(act[k]), acc);
+      }
+      y[t * y_stride + r] = acc;
+    }
+  }
+}
+
 template <int kType>
 void matmul_reference(const void* w,
                       int64_t w_stride,
@@ -211,6 +268,7 @@ void fill_matvec(KernelTable& t) noexcept {
   t.quantize[static_cast<int>(ActFormat::kF32)] = quantize_f32;
   t.quantize[static_cast<int>(ActFormat::kQ8x32)] = quantize_q8x32;
   t.quantize[static_cast<int>(ActFormat::kQ8x256)] = quantize_q8x256;
+  t.quantize[static_cast<int>(ActFormat::kBF16)] = quantize_bf16;
 
   auto set = [&t](WeightType type, KernelTable::MatmulFn f) {
     t.matmul[static_cast<int>(type)] = f;
@@ -234,6 +292,13 @@ void fill_matvec(KernelTable& t) noexcept {
   set(WeightType::kQ6_K, matmul_quantised<Row256<Q6_K>>);
   set(WeightType::kIQ4_XS, matmul_quantised<Row256<IQ4_XS>>);
   fill_reference(t);
+}
+
+void fill_matmul_bf16(KernelTable& t) noexcept {
+  constexpr int kBF16 = static_cast<int>(WeightType::kBF16);
+  t.prompt_definition = PromptDefinition::kBF16Dot;
+  t.matmul_prompt[kBF16] = matmul_bf16;
+  t.prompt_act[kBF16] = ActFormat::kBF16;
 }
 
 }  // namespace sluice::kernels::scalar

@@ -70,7 +70,7 @@ bool project_qkv(WalkContext& c, const BlockWeights& w, int64_t layer, const Wal
   norm_tokens(c, w.attn_norm, tokens.n);
   const MatrixRef qkv[3] = {w.wq, w.wk, w.wv};
   const Output qkv_out[3] = {{c.ws.q, row_stride(q_dim)}, {c.ws.k, row_stride(kv_dim)}, {c.ws.v, row_stride(kv_dim)}};
-  const Inputs in{c.ws.h, row_stride(hp.dim), hp.dim, tokens.n};
+  const Inputs in{c.ws.h, row_stride(hp.dim), hp.dim, tokens.n, tokens.roles};
   prepare_inputs(c, qkv, 3, in);
   if (!multiply(c, qkv, 3, in, qkv_out)) return false;
   parallel_for(c.parallel, tokens.n, 1, [&](int64_t begin, int64_t end, int) {
@@ -94,7 +94,7 @@ bool attend_and_project(WalkContext& c, const BlockWeights& w, int64_t layer, co
   const int64_t q_dim = hp.n_heads * hp.head_dim;
   attend(c, layer, tokens);
   tap(c, Tap::kAttnCtx, layer, c.ws.ctx, tokens.n, q_dim);
-  const Inputs ctx{c.ws.ctx, row_stride(q_dim), q_dim, tokens.n};
+  const Inputs ctx{c.ws.ctx, row_stride(q_dim), q_dim, tokens.n, tokens.roles};
   const Output out{c.ws.h, row_stride(hp.dim)};
   prepare_inputs(c, &w.wo, 1, ctx);
   if (!multiply(c, &w.wo, 1, ctx, &out)) return false;
@@ -103,29 +103,30 @@ bool attend_and_project(WalkContext& c, const BlockWeights& w, int64_t layer, co
   return true;
 }
 
-bool dense_ffn(WalkContext& c, const BlockWeights& w, int64_t n) noexcept {
+bool dense_ffn(WalkContext& c, const BlockWeights& w, const WalkTokens& tokens) noexcept {
   const int64_t ffn_stride = row_stride(c.hp.hidden_dim);
   const MatrixRef gate_up[2] = {w.w1, w.w3};
   const Output gate_up_out[2] = {{c.ws.gate, ffn_stride}, {c.ws.up, ffn_stride}};
-  const Inputs in{c.ws.h, row_stride(c.hp.dim), c.hp.dim, n};
+  const Inputs in{c.ws.h, row_stride(c.hp.dim), c.hp.dim, tokens.n, tokens.roles};
   prepare_inputs(c, gate_up, 2, in);
   if (!multiply(c, gate_up, 2, in, gate_up_out)) return false;
-  parallel_for(c.parallel, n, 1, [&](int64_t begin, int64_t end, int) {
+  parallel_for(c.parallel, tokens.n, 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t t = begin; t < end; ++t) {
       float* gate = c.ws.gate + t * ffn_stride;
       c.table.swiglu(gate, c.ws.up + t * ffn_stride, gate, c.hp.hidden_dim);
     }
   });
-  const Inputs hidden{c.ws.gate, ffn_stride, c.hp.hidden_dim, n};
+  const Inputs hidden{c.ws.gate, ffn_stride, c.hp.hidden_dim, tokens.n, tokens.roles};
   const Output out{c.ws.h, row_stride(c.hp.dim)};
   prepare_inputs(c, &w.w2, 1, hidden);
   return multiply(c, &w.w2, 1, hidden, &out);
 }
 
 // ws.x += FFN(norm(ws.x))
-bool ffn_branch(WalkContext& c, const BlockWeights& w, int64_t layer, int64_t n) noexcept {
+bool ffn_branch(WalkContext& c, const BlockWeights& w, int64_t layer, const WalkTokens& tokens) noexcept {
+  const int64_t n = tokens.n;
   norm_tokens(c, w.ffn_norm, n);
-  const bool ok = w.router.present() ? moe_ffn(c, w, layer, n) : dense_ffn(c, w, n);
+  const bool ok = w.router.present() ? moe_ffn(c, w, layer, n, tokens.roles) : dense_ffn(c, w, tokens);
   if (!ok) return false;
   tap(c, Tap::kMlpOut, layer, c.ws.h, n, c.hp.dim);
   add_residual(c, nullptr, n);
@@ -148,7 +149,7 @@ bool embed_tokens(WalkContext& c, const MatrixRef& embedding, const int32_t* ids
 
 bool run_block(WalkContext& c, const BlockWeights& w, int64_t layer, const WalkTokens& tokens) noexcept {
   return project_qkv(c, w, layer, tokens) && attend_and_project(c, w, layer, tokens) &&
-         ffn_branch(c, w, layer, tokens.n);
+         ffn_branch(c, w, layer, tokens);
 }
 
 bool run_last_block(WalkContext& c, const BlockWeights& w, int64_t layer, const WalkTokens& tokens, const int64_t* kept,
@@ -162,7 +163,7 @@ bool run_last_block(WalkContext& c, const BlockWeights& w, int64_t layer, const 
     std::memcpy(c.ws.x + i * x_stride, c.ws.x + kept[i] * x_stride, static_cast<size_t>(x_stride) * sizeof(float));
     std::memcpy(c.ws.q + i * q_stride, c.ws.q + kept[i] * q_stride, static_cast<size_t>(q_stride) * sizeof(float));
   }
-  return attend_and_project(c, w, layer, kept_tokens) && ffn_branch(c, w, layer, kept_tokens.n);
+  return attend_and_project(c, w, layer, kept_tokens) && ffn_branch(c, w, layer, kept_tokens);
 }
 
 bool run_head(WalkContext& c, const float* output_norm, const MatrixRef& head, int64_t n) noexcept {

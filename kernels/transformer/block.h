@@ -20,6 +20,7 @@ struct WalkTokens {
   int64_t n = 0;
   const int64_t* positions = nullptr;                   // (n) absolute positions
   std::byte* const* const* pages = nullptr;             // (n) the page table of the token's sequence
+  const Role* roles = nullptr;                          // (n) null: Role::kRow
 };
 
 // Everything that stays the same over a walk.

@@ -46,6 +46,8 @@ struct HParams {
   int64_t sliding_window = 0;                 // 0: none
   bool layer_slides[kMaxLayers] = {};         // which layers use it
 
+  bool bf16_blocks = false;        // a block has BF16 matrices: a walk may need their inputs in BF16
+
   int64_t group_size() const noexcept { return n_heads / n_kv_heads; }
 };
 

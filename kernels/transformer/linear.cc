@@ -5,31 +5,46 @@ namespace {
 
 constexpr int64_t kRowGrain = 16;
 
-// One piece of a slice: rows [begin, end) of it, for the tokens of its matrix.
+// Rows that tokens of one role after the other are multiplied with, so that memory gives them once.
+constexpr int64_t kMixedRows = 32;
+
+// How many of the tokens from `first` to `end` one definition of `type` multiplies.
+int64_t of_one_definition(const WalkContext& c, WeightType type, const Inputs& in, int64_t first, int64_t end) noexcept {
+  if (in.roles == nullptr || c.table.matmul_prompt[static_cast<int>(type)] == nullptr) return end - first;
+  int64_t t = first + 1;
+  while (t < end && in.roles[t] == in.roles[first]) ++t;
+  return t - first;
+}
+
+// One piece of a slice: rows [begin, end) of it, for the tokens of its matrix, neighbours of one role together.
 void multiply_rows(WalkContext& c, const MatrixRef& ref, const RowSlice& slice, int64_t begin, int64_t end,
                    const Inputs& in, const TokenRange& tokens, const Output& out, int thread) noexcept {
   const auto w_stride = static_cast<int64_t>(row_bytes(ref.type, static_cast<uint64_t>(ref.n_cols)));
   const auto* w = static_cast<const std::byte*>(slice.data) + begin * w_stride;
-  float* y = out.y + tokens.first * out.stride + slice.row0 + begin;
-  const int type = static_cast<int>(ref.type);
+  float* y = out.y + slice.row0 + begin;
   if (c.reference) {
     float* scratch = c.ws.row_scratch + thread * row_stride(c.ws.widest);
-    c.table.matmul_reference[type](w, w_stride, end - begin, ref.n_cols, in.rows + tokens.first * in.stride,
-                                   in.stride, tokens.n, y, out.stride, scratch);
+    c.table.matmul_reference[static_cast<int>(ref.type)](w, w_stride, end - begin, ref.n_cols,
+                                                         in.rows + tokens.first * in.stride, in.stride, tokens.n,
+                                                         y + tokens.first * out.stride, out.stride, scratch);
     return;
   }
-  const ActFormat format = info(ref.type).act;
-  const void* x = nullptr;
-  int64_t x_stride = 0;
-  if (format == ActFormat::kF32) {
-    x_stride = in.stride * static_cast<int64_t>(sizeof(float));
-    x = in.rows + tokens.first * in.stride;
-  } else {
-    const int slot = format == ActFormat::kQ8x32 ? 0 : 1;
-    x_stride = c.ws.act_stride[slot];
-    x = c.ws.act[slot] + tokens.first * x_stride;
+  const int64_t tokens_end = tokens.first + tokens.n;
+  if (of_one_definition(c, ref.type, in, tokens.first, tokens_end) < tokens.n && end - begin > kMixedRows) {
+    for (int64_t r = begin; r < end; r += kMixedRows) {
+      multiply_rows(c, ref, slice, r, r + kMixedRows < end ? r + kMixedRows : end, in, tokens, out, thread);
+    }
+    return;
   }
-  c.table.matmul[type](w, w_stride, end - begin, ref.n_cols, x, x_stride, tokens.n, y, out.stride);
+  for (int64_t t = tokens.first, n = 0; t < tokens_end; t += n) {
+    n = of_one_definition(c, ref.type, in, t, tokens_end);
+    const KernelTable::Product product = c.table.product(ref.type, in.role(t));
+    const auto format = static_cast<int>(product.act);
+    const bool floats = product.act == ActFormat::kF32;
+    const int64_t x_stride = floats ? in.stride * static_cast<int64_t>(sizeof(float)) : c.ws.act_stride[format];
+    const auto* x = floats ? reinterpret_cast<const std::byte*>(in.rows) : c.ws.act[format];
+    product.matmul(w, w_stride, end - begin, ref.n_cols, x + t * x_stride, x_stride, n, y + t * out.stride, out.stride);
+  }
 }
 
 // All slices of one visit as one range of rows, so that a visit costs one barrier.
@@ -57,19 +72,25 @@ void multiply_slices(WalkContext& c, const MatrixRef* refs, const RowSlice* slic
 
 void prepare_inputs(WalkContext& c, const MatrixRef* refs, int n_refs, const Inputs& in) noexcept {
   if (c.reference) return;
-  bool need[2] = {false, false};
+  constexpr auto kF32 = static_cast<int>(ActFormat::kF32);
+  bool needed[2][kNActFormats] = {};      // [role]
   for (int i = 0; i < n_refs; ++i) {
-    const ActFormat f = info(refs[i].type).act;
-    if (f == ActFormat::kQ8x32) need[0] = true;
-    if (f == ActFormat::kQ8x256) need[1] = true;
+    for (int role = 0; role < 2; ++role) {
+      needed[role][static_cast<int>(c.table.product(refs[i].type, static_cast<Role>(role)).act)] = true;
+    }
   }
-  if (!need[0] && !need[1]) return;
+  bool any[2] = {};
+  for (int role = 0; role < 2; ++role) {
+    for (int f = 0; f < kNActFormats; ++f) any[role] = any[role] || (f != kF32 && needed[role][f]);
+  }
+  bool worth_it = false;
+  for (int64_t t = 0; t < in.n && !worth_it; ++t) worth_it = any[static_cast<int>(in.role(t))];
+  if (!worth_it) return;
   parallel_for(c.parallel, in.n, 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t t = begin; t < end; ++t) {
-      for (int slot = 0; slot < 2; ++slot) {
-        if (!need[slot]) continue;
-        const auto format = static_cast<int>(slot == 0 ? ActFormat::kQ8x32 : ActFormat::kQ8x256);
-        c.table.quantize[format](in.rows + t * in.stride, c.ws.act[slot] + t * c.ws.act_stride[slot], in.n_cols);
+      for (int f = 0; f < kNActFormats; ++f) {
+        if (f == kF32 || !needed[static_cast<int>(in.role(t))][f]) continue;
+        c.table.quantize[f](in.rows + t * in.stride, c.ws.act[f] + t * c.ws.act_stride[f], in.n_cols);
       }
     }
   });

@@ -11,6 +11,9 @@ struct Inputs {
   int64_t stride = 0;            // floats
   int64_t n_cols = 0;
   int64_t n = 0;
+  const Role* roles = nullptr;   // (n) by which definition each is multiplied; null: Role::kRow
+
+  Role role(int64_t t) const noexcept { return roles != nullptr ? roles[t] : Role::kRow; }
 };
 
 // Where matrix i of a stage puts its results: row r of token t at y[t * stride + r].
@@ -19,7 +22,8 @@ struct Output {
   int64_t stride = 0;
 };
 
-// Quantises `in` into the workspace for every format that refs[0..n_refs) need. Runs over tokens in parallel.
+// Quantises `in` into the workspace, each token for every format that refs[0..n_refs) need in its role. Runs over tokens
+// in parallel.
 void prepare_inputs(WalkContext& c, const MatrixRef* refs, int n_refs, const Inputs& in) noexcept;
 
 // outputs[i] = refs[i] * in, for all tokens; prepare_inputs(in) came before.

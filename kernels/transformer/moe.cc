@@ -117,13 +117,13 @@ void announce_experts(WalkContext& c, const MatrixRef* stacks, int n_stacks) noe
 
 }  // namespace
 
-bool moe_ffn(WalkContext& c, const BlockWeights& w, int64_t layer, int64_t n) noexcept {
+bool moe_ffn(WalkContext& c, const BlockWeights& w, int64_t layer, int64_t n, const Role* roles) noexcept {
   const HParams& hp = c.hp;
   const int64_t k = hp.n_experts_active;
   const int64_t pairs = n * k;
   const int64_t dim_stride = row_stride(hp.dim);
   const int64_t ffn_stride = row_stride(hp.expert_hidden_dim);
-  const Inputs normed{c.ws.h, dim_stride, hp.dim, n};
+  const Inputs normed{c.ws.h, dim_stride, hp.dim, n, roles};
   const Output router_out{c.ws.router, row_stride(hp.n_experts)};
   prepare_inputs(c, &w.router, 1, normed);
   if (!multiply(c, &w.router, 1, normed, &router_out)) return false;
@@ -134,11 +134,12 @@ bool moe_ffn(WalkContext& c, const BlockWeights& w, int64_t layer, int64_t n) no
   announce_experts(c, &w.w2_exps, 1);
 
   for (int64_t i = 0; i < pairs; ++i) {
-    std::memcpy(c.ws.pair_in + i * dim_stride, c.ws.h + c.ws.pair_order[i] / k * dim_stride,
-                static_cast<size_t>(hp.dim) * sizeof(float));
+    const int64_t t = c.ws.pair_order[i] / k;
+    std::memcpy(c.ws.pair_in + i * dim_stride, c.ws.h + t * dim_stride, static_cast<size_t>(hp.dim) * sizeof(float));
+    c.ws.pair_role[i] = roles != nullptr ? roles[t] : Role::kRow;
   }
   const Output gate_up_out[2] = {{c.ws.gate, ffn_stride}, {c.ws.up, ffn_stride}};
-  const Inputs in{c.ws.pair_in, dim_stride, hp.dim, pairs};
+  const Inputs in{c.ws.pair_in, dim_stride, hp.dim, pairs, c.ws.pair_role};
   prepare_inputs(c, gate_up, 2, in);
   if (!multiply_experts(c, gate_up, 2, gate_up_out, in)) return false;
   parallel_for(c.parallel, pairs, 1, [&](int64_t begin, int64_t end, int) {
@@ -147,7 +148,7 @@ bool moe_ffn(WalkContext& c, const BlockWeights& w, int64_t layer, int64_t n) no
       c.table.swiglu(gate, c.ws.up + p * ffn_stride, gate, hp.expert_hidden_dim);
     }
   });
-  const Inputs hidden{c.ws.gate, ffn_stride, hp.expert_hidden_dim, pairs};
+  const Inputs hidden{c.ws.gate, ffn_stride, hp.expert_hidden_dim, pairs, c.ws.pair_role};
   const Output down_out{c.ws.pair_out, dim_stride};
   prepare_inputs(c, &w.w2_exps, 1, hidden);
   if (!multiply_experts(c, &w.w2_exps, 1, &down_out, hidden)) return false;

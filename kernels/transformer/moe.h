@@ -7,6 +7,7 @@ namespace sluice::kernels {
 
 // ws.h (n, dim), the normed input, becomes the FFN's output. Only chosen experts are asked of the source; each is read
 // once for all its tokens. A token's experts are summed in the order of their rank, so a batch changes no bit.
-bool moe_ffn(WalkContext& c, const BlockWeights& w, int64_t layer, int64_t n) noexcept;
+// roles: (n), or null for Role::kRow.
+bool moe_ffn(WalkContext& c, const BlockWeights& w, int64_t layer, int64_t n, const Role* roles) noexcept;
 
 }  // namespace sluice::kernels

@@ -1,6 +1,7 @@
 #include "kernels/transformer/workspace.h"
 
 #include <algorithm>
+#include <initializer_list>
 
 #include "kernels/kernels.h"
 
@@ -55,13 +56,18 @@ Workspace lay_out(const HParams& hp, const WorkspaceShape& shape, Cursor& c) {
     w.router_weights = c.take<float>(pairs);
     w.pair_expert = c.take<int32_t>(pairs);
     w.pair_order = c.take<int32_t>(pairs);
+    w.pair_role = c.take<Role>(pairs);
     w.expert_first = c.take<int32_t>(hp.n_experts + 1);
   }
   const int64_t act_rows = std::max(pairs, shape.max_outputs);
-  w.act_stride[0] = static_cast<int64_t>((act_bytes(ActFormat::kQ8x32, static_cast<uint64_t>(w.widest)) + 63) / 64 * 64);
-  w.act_stride[1] = static_cast<int64_t>((act_bytes(ActFormat::kQ8x256, static_cast<uint64_t>(w.widest)) + 63) / 64 * 64);
-  w.act[0] = c.take<std::byte>(act_rows * w.act_stride[0]);
-  w.act[1] = c.take<std::byte>(act_rows * w.act_stride[1]);
+  for (const ActFormat f : {ActFormat::kQ8x32, ActFormat::kQ8x256, ActFormat::kBF16}) {
+    if (f == ActFormat::kBF16 && !hp.bf16_blocks) continue;
+    const auto lines = static_cast<int64_t>((act_bytes(f, static_cast<uint64_t>(w.widest)) + 63) / 64);
+    // Rows that are a power of two apart would share few places of a cache.
+    const int64_t stride = f == ActFormat::kBF16 ? (lines | 1) * 64 : lines * 64;
+    w.act_stride[static_cast<int>(f)] = stride;
+    w.act[static_cast<int>(f)] = c.take<std::byte>(act_rows * stride);
+  }
   w.cos_sin = c.take<float>(t * row_stride(hp.rope_dim));
   const int64_t token_bytes = w.max_runs * hp.group_size() * hp.head_dim * static_cast<int64_t>(sizeof(float));
   w.tile_tokens = std::clamp<int64_t>(kTileBytes / std::max<int64_t>(token_bytes, 1), 1, std::clamp<int64_t>(t, 1, kMaxTileTokens));

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/kernels.h"
 #include "kernels/transformer/hparams.h"
 
 namespace sluice::kernels {
@@ -33,15 +34,16 @@ struct Workspace {
   float* router_weights = nullptr;   // (pairs)
   int32_t* pair_expert = nullptr;    // (pairs) expert of slot [token][i]
   int32_t* pair_order = nullptr;     // (pairs) slot indices grouped by expert
+  Role* pair_role = nullptr;         // (pairs) in the order of pair_order
   int32_t* expert_first = nullptr;   // (n_experts + 1) where an expert's pairs start in pair_order
-  std::byte* act[2] = {};        // quantised inputs, Q8x32 and Q8x256: (pairs, widest)
+  std::byte* act[kNActFormats] = {};     // quantised inputs: (pairs, widest); none of floats, BF16 with hp.bf16_blocks
   float* cos_sin = nullptr;      // (tokens, rope_dim)
   float* attn_acc = nullptr;     // (threads, runs, tile tokens, group, head_dim)
   float* attn_part = nullptr;    // (threads, runs, tile tokens, group) pairs {max, sum}
   float* row_scratch = nullptr;  // (threads, widest) one dequantised row, reference path
   float* logits = nullptr;       // (outputs, vocab)
   float* out_x = nullptr;        // (outputs, dim)
-  int64_t act_stride[2] = {};    // bytes
+  int64_t act_stride[kNActFormats] = {};     // bytes
   int64_t widest = 0;            // longest row any matrix multiplies
   int64_t max_runs = 0;
   int64_t tile_tokens = 1;       // tokens of one sequence whose attention is computed together

@@ -26,6 +26,9 @@ void fill_matmul_256_avx512(KernelTable& t) noexcept;
 void fill_matmul_float_avx512(KernelTable& t) noexcept;
 void fill_attention_avx512(KernelTable& t) noexcept;
 
+// Needs cpu_features().avx512_bf16.
+void fill_matmul_bf16_avx512(KernelTable& t) noexcept;
+
 // Needs cpu_features().amx_int8. Calls for few tokens go on to the AVX-512 table.
 void fill_matmul_amx(KernelTable& t) noexcept;
 
@@ -33,6 +36,7 @@ void fill_matmul_amx(KernelTable& t) noexcept;
 const KernelTable& avx2_kernels() noexcept;
 const KernelTable& avxvnni_kernels() noexcept;
 const KernelTable& avx512_kernels() noexcept;
+const KernelTable& avx512_bf16_kernels() noexcept;
 const KernelTable& amx_kernels() noexcept;
 
 }  // namespace sluice::kernels::x86

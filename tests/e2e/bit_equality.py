@@ -11,14 +11,15 @@ import os
 
 from forward_lib import Checks, Forward, np, read_safetensors
 
-# Variant: what the CPU must have for it, as /proc/cpuinfo names it.
-KERNELS = {
-    "scalar": set(),
-    "avx2": {"avx2", "fma", "f16c"},
-    "avxvnni": {"avx2", "fma", "f16c", "avx_vnni"},
-    "avx512": {"avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"},
-    "amx": {"avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "amx_tile", "amx_int8"},
-}
+# Variant: what the CPU must have for it, as /proc/cpuinfo names it. Those of one list follow the same definitions,
+# prompts included, the slowest first; those of two agree where no token is a prompt's, and with --f32.
+AVX2 = {"avx2", "fma", "f16c"}
+AVX512 = AVX2 | {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"}
+DEFINITIONS = [
+    {"scalar": set(), "avx2": AVX2, "avxvnni": AVX2 | {"avx_vnni"}, "avx512": AVX512},
+    {"scalar_bf16": set(), "avx512_bf16": AVX512 | {"avx512_bf16"}, "amx": AVX512 | {"avx512_bf16", "amx_tile", "amx_int8"}},
+]
+KERNELS = {name: flags for variants in DEFINITIONS for name, flags in variants.items()}
 
 
 def cpu_has(name):
@@ -30,6 +31,10 @@ def cpu_has(name):
     except OSError:
         return False
     return KERNELS[name] <= set(flags)
+
+
+def best(variants):
+    return [name for name in variants if cpu_has(name)][-1]
 
 
 def describe(a, b):
@@ -65,22 +70,35 @@ def check_model(checks, forward, model, args, rng):
         for threads in (2, 3, 5):
             same(f"{label}: {threads} threads = 1", base, *taps, "--threads", threads)
         plain = forward.path(model, ids, *mode, "--threads", 1)
+        # Fed one by one, tokens follow the row definition: so must the prompt that they are compared with.
+        row = {"SLUICE_KERNELS": best(DEFINITIONS[0])}
+        rows = forward.path(model, ids, *mode, "--threads", 2, env=row)
         for chunk in args.chunks:
             same(f"{label}: chunks of {chunk} = one pass", plain, *mode, "--chunk", chunk, "--threads", 2)
         if args.decode:
             for start in sorted({1, int(rng.integers(1, n))}):
-                same(f"{label}: decode from {start} = one pass", plain, *mode, "--decode-from", start, "--threads", 2)
+                same(f"{label}: decode from {start} = one pass", rows, *mode, "--decode-from", start, "--threads", 2, env=row)
+            same(f"{label}: decode from 1 = one pass, default kernels", rows, *mode, "--decode-from", 1)
         decoded = forward.path(model, ids, *mode, "--decode-from", n // 2, "--threads", 1)
         same(f"{label}: decode with 3 threads = 1", decoded, *mode, "--decode-from", n // 2, "--threads", 3)
         same(f"{label}: decode after chunks of 5 = after one pass", decoded, *mode, "--decode-from", n // 2, "--chunk", 5)
-        for kernels in KERNELS:
-            if not cpu_has(kernels):
-                print(f"SKIPPED: {kernels}: this CPU lacks it")
-                continue
-            same(f"{label}: SLUICE_KERNELS={kernels}", base, *taps, env={"SLUICE_KERNELS": kernels})
-            same(f"{label}: decode, SLUICE_KERNELS={kernels}", decoded, *mode, "--decode-from", n // 2,
-                 env={"SLUICE_KERNELS": kernels})
-        for path in (base, plain, decoded):
+        default = 0
+        for variants in DEFINITIONS[:1] if mode else DEFINITIONS:
+            first = {"SLUICE_KERNELS": best(variants)}
+            want = forward.path(model, ids, *taps, "--threads", 2, env=first)
+            want_decoded = forward.path(model, ids, *mode, "--decode-from", n // 2, env=first)
+            default += filecmp.cmp(want, base, shallow=False) and filecmp.cmp(want_decoded, decoded, shallow=False)
+            for kernels in variants:
+                if not cpu_has(kernels):
+                    print(f"SKIPPED: {kernels}: this CPU lacks it")
+                    continue
+                env = {"SLUICE_KERNELS": kernels}
+                same(f"{label}: SLUICE_KERNELS={kernels}", want, *taps, env=env)
+                same(f"{label}: decode, SLUICE_KERNELS={kernels}", want_decoded, *mode, "--decode-from", n // 2, env=env)
+            os.remove(want)
+            os.remove(want_decoded)
+        checks.that(default > 0, f"{label}: the kernels chosen follow a definition of prompts")
+        for path in (base, plain, rows, decoded):
             os.remove(path)
 
 

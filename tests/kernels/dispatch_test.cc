@@ -41,6 +41,24 @@ TEST(Dispatch, UnknownNamesAreNull) {
 #endif
 }
 
+TEST(Dispatch, PromptDefinitionsStandWhereTheTableSaysSo) {
+  EXPECT_EQ(kernels_by_name("scalar_bf16"), &scalar_bf16_kernels());
+  for (const char* name : {"scalar", "avx2", "avx512", "scalar_bf16", "avx512_bf16"}) {
+    const KernelTable* t = kernels_by_name(name);
+    if (t == nullptr) continue;
+    const bool bf16 = std::strstr(name, "bf16") != nullptr;
+    EXPECT_EQ(t->prompt_definition, bf16 ? PromptDefinition::kBF16Dot : PromptDefinition::kNone);
+    for (int i = 0; i < kNWeightTypes; ++i) {
+      const auto type = static_cast<WeightType>(i);
+      const auto row = t->product(type, Role::kRow), prompt = t->product(type, Role::kPrompt);
+      EXPECT_EQ(row.matmul, t->matmul[i]);
+      EXPECT_EQ(row.act, info(type).act);
+      EXPECT_EQ(prompt.matmul != row.matmul, bf16 && type == WeightType::kBF16);
+      EXPECT_EQ(prompt.act, prompt.matmul == row.matmul ? row.act : ActFormat::kBF16);
+    }
+  }
+}
+
 TEST(Dispatch, NamesAreThoseOfThisCpuWorstFirst) {
   std::vector<std::string> known;
   for (const char* name : kVariants) {
@@ -69,6 +87,8 @@ TEST(Groups, RowAndActivationBytes) {
   EXPECT_EQ(act_bytes(ActFormat::kQ8x32, 64), 80u);
   EXPECT_EQ(act_bytes(ActFormat::kQ8x256, 512), 584u);
   EXPECT_EQ(act_bytes(ActFormat::kF32, 3), 12u);
+  EXPECT_EQ(act_bytes(ActFormat::kBF16, 6), 12u);
+  EXPECT_EQ(act_bytes(ActFormat::kBF16, 7), 16u);
   EXPECT_EQ(kv_row_bytes(KvType::kQ8_0, 64), 68);
 }
 

@@ -267,14 +267,14 @@ TEST_P(Matmul, QuantisedActivationsEqualScalar) {
     if (kind >= 5) x[k] = random.normal();
     if (kind == 7 && k % 256 == 255) x[k] = k % 512 < 256 ? NAN : -INFINITY;
   }
-  for (int f = 0; f < 3; ++f) {
+  for (int f = 0; f < kNActFormats; ++f) {
     const uint64_t bytes = act_bytes(static_cast<ActFormat>(f), n);
     std::vector<float> got(bytes / 4), want(bytes / 4);
     table->quantize[f](x.data(), got.data(), n);
     scalar_kernels().quantize[f](x.data(), want.data(), n);
     // Bytes, but a NaN scale may be any NaN: blank the scales after comparing them as floats.
-    const size_t step = f == 0 ? 1 : f == 1 ? sizeof(ActQ8x32) / 4 : sizeof(ActQ8x256) / 4;
-    for (size_t i = 0; i < got.size(); i += step) {
+    const size_t steps[] = {1, sizeof(ActQ8x32) / 4, sizeof(ActQ8x256) / 4, got.size()};
+    for (size_t i = 0; i < got.size() && f != 3; i += steps[f]) {
       ASSERT_TRUE(same_bits(got[i], want[i])) << "format " << f << " at " << i;
       got[i] = want[i] = 0.0f;
     }

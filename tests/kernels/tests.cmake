@@ -14,7 +14,7 @@ endif()
 
 sluice_test(kernels_tests
   SOURCES
-    kernels/dequant_test.cc kernels/math_test.cc kernels/components_test.cc kernels/matmul_test.cc
+    kernels/dequant_test.cc kernels/math_test.cc kernels/components_test.cc kernels/matmul_test.cc kernels/matmul_prompt_test.cc
     kernels/elementwise_test.cc kernels/attention_test.cc kernels/dispatch_test.cc
     kernels/amx_model_test.cc
   LIBS kernels_test_tables sluice_kernels)
@@ -28,7 +28,7 @@ function(sluice_isa_symbols_test name room at_least)
 endfunction()
 if(NOT CMAKE_CXX_FLAGS MATCHES "fsanitize")
   if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64|amd64")
-    sluice_isa_symbols_test(Kernels.X86ObjectsHaveNoWeakSymbols x86 12)
+    sluice_isa_symbols_test(Kernels.X86ObjectsHaveNoWeakSymbols x86 13)
     # What this machine cannot run is cross-built and emulated.
     add_test(NAME Kernels.NeonUnderQemu
       COMMAND ${CMAKE_CURRENT_LIST_DIR}/neon_qemu.sh ${PROJECT_SOURCE_DIR} ${CMAKE_BINARY_DIR}/aarch64)

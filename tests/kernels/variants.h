@@ -17,10 +17,10 @@ namespace sluice::kernels {
 
 // Those of this instruction set, whether or not this CPU has them; the best last.
 #if defined(__x86_64__)
-inline constexpr const char* kVariants[] = {"scalar", "avx2", "avxvnni", "avx512", "amx"};
+inline constexpr const char* kVariants[] = {"scalar", "avx2", "avxvnni", "avx512", "avx512_bf16", "amx"};
 // With the tables of tests alone (test_tables.h).
 inline constexpr const char* kMatmulVariants[] = {
-    "scalar", "avx2", "avxvnni", "avxvnni_evex", "avx512", "amx", "amx_model"};
+    "scalar", "avx2", "avxvnni", "avxvnni_evex", "avx512", "avx512_bf16", "amx", "amx_model"};
 #elif defined(__aarch64__)
 inline constexpr const char* kVariants[] = {"scalar", "neon", "neon_i8mm"};
 inline constexpr const char* kMatmulVariants[] = {"scalar", "neon", "neon_i8mm"};

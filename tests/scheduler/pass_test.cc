@@ -108,11 +108,92 @@ TEST_P(PassOnModels, BatchingSequencesChangesNoBit) {
   for (size_t i = 0; i < prompts.size(); ++i) expect_same(alone[i], out.runs[i], "batch");
 }
 
-INSTANTIATE_TEST_SUITE_P(Golden, PassOnModels, testing::ValuesIn(test::golden_model_cases()), [](const auto& param) {
+// What one walk computes for several sequences, each token in its role, is what each sequence would get alone.
+TEST_P(PassOnModels, RolesOfOneWalkStayApart) {
+  auto model = test::load_golden_model(GetParam());
+  ASSERT_TRUE(model);
+  Rig rig(model, 2, 96);
+  struct Part {
+    int64_t fed;                        // tokens that are there before
+    std::vector<std::pair<Role, size_t>> runs;
+  };
+  const Part parts[] = {{9, {{Role::kRow, 1}}},
+                        {0, {{Role::kPrompt, 20}, {Role::kRow, 1}}},
+                        {4, {{Role::kRow, 1}}},
+                        {3, {{Role::kRow, 2}, {Role::kPrompt, 17}, {Role::kRow, 3}}},
+                        {0, {{Role::kPrompt, 1}}}};
+  const CancelToken never;
+  std::vector<std::vector<float>> alone;
+  std::vector<Sequence> together;
+  std::vector<std::vector<TokenId>> ids;
+  together.reserve(std::size(parts));
+  std::vector<PassRun> all;
+  for (const Part& part : parts) {
+    const int64_t n_ids = 40, length = 30;
+    ids.push_back(random_ids(n_ids, model->hparams().vocab_size, static_cast<uint32_t>(ids.size())));
+    together.emplace_back(*rig.kv);
+    if (part.fed > 0) rig.feed(together.back(), std::span(ids.back()).first(static_cast<size_t>(part.fed)), 64, length);
+    Sequence s = together.back().fork();
+    auto at = static_cast<size_t>(part.fed);
+    for (const auto& [role, n] : part.runs) {
+      all.push_back({&together.back(), std::span(ids.back()).subspan(at, n), role, length, PassRun::kAllOutputs});
+      PassRun run = all.back();
+      run.sequence = &s;
+      AllLogits out;
+      ASSERT_TRUE(rig.pass->walk({&run, 1}, out, never));
+      alone.insert(alone.end(), out.runs.at(0).begin(), out.runs.at(0).end());
+      at += n;
+    }
+  }
+  AllLogits out;
+  ASSERT_TRUE(rig.pass->walk(all, out, never));
+  std::vector<std::vector<float>> rows;
+  for (auto& run : out.runs) rows.insert(rows.end(), run.begin(), run.end());
+  expect_same(alone, rows, "roles");
+}
+
+// Tokens of a prompt follow another definition exactly where the kernels have one for the weights; the last position and
+// what is generated never do.
+TEST_P(PassOnModels, OnlyPromptsFollowThePromptDefinition) {
+  auto model = test::load_golden_model(GetParam());
+  ASSERT_TRUE(model);
+  Rig rig(model, 2);
+  const auto ids = random_ids(12, model->hparams().vocab_size, 5);
+  std::vector<std::vector<float>> rows;
+  for (const Role role : {Role::kPrompt, Role::kRow}) {
+    Sequence s(*rig.kv);
+    AllLogits out;
+    const PassRun run{&s, ids, role, 12, PassRun::kAllOutputs};
+    ASSERT_TRUE(rig.pass->walk({&run, 1}, out, CancelToken{}));
+    rows.push_back(out.runs.at(0).at(0));          // the first token: it sees no other
+  }
+  const bool another = model->hparams().bf16_blocks &&
+                       rig.pass->kernels().prompt_definition == kernels::PromptDefinition::kBF16Dot;
+  EXPECT_EQ(same_bits(rows[0], rows[1]), !another);
+}
+
+std::vector<std::string> models() {
+  auto cases = test::golden_model_cases();
+  cases.insert(cases.end(), {"qwen2-tiny-f32-as-bf16", "qwen3moe-tiny-as-bf16"});
+  return cases;
+}
+
+INSTANTIATE_TEST_SUITE_P(Golden, PassOnModels, testing::ValuesIn(models()), [](const auto& param) {
   std::string name = param.param;
   for (char& c : name) c = c == '-' ? '_' : c;
   return name;
 });
+
+// Rows of 160 columns are 320 bytes, five lines of a cache; the other formats have theirs for every model.
+TEST(Pass, OnlyModelsWithBF16BlocksPayForInputsInBF16) {
+  auto floats = test::load_golden_model("qwen2-tiny-untied-f16");
+  auto bf16 = test::load_golden_model("qwen2-tiny-untied-bf16");
+  ASSERT_TRUE(floats && bf16);
+  EXPECT_FALSE(floats->hparams().bf16_blocks);
+  EXPECT_TRUE(bf16->hparams().bf16_blocks);
+  const kernels::WorkspaceShape shape{48, 128, 1, 2};
+  EXPECT_EQ(kernels::workspace_bytes(bf16->hparams(), shape), kernels::workspace_bytes(floats->hparams(), shape) + 48 * 320);
+}
 
 TEST(Pass, TwoRunsOfOneSequenceFollowEachOther) {
   auto model = test::load_golden_model("qwen3-tiny-tied");
