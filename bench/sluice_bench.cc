@@ -1,5 +1,6 @@
 // sluice-bench: prefill and decode speed of one model in one process, no daemon and no text. Random token ids, as is the
-// field's habit: speed does not depend on them. Each round prefills a fresh sequence and then decodes from it.
+// field's habit: speed does not depend on them. Each round prefills a fresh sequence and then decodes from it; with
+// --batch N, N sequences decode in the same walks (copies of the prefilled one that write pages of their own).
 
 #include <fmt/format.h>
 #include <sys/resource.h>
@@ -29,6 +30,8 @@ struct Options {
   int64_t prompt = 512;
   int64_t gen = 128;
   int64_t chunk = 256;
+  int64_t batch = 1;                 // sequences that decode together
+  std::string kv = "f16";
   int rounds = 1;
   bool json = false;
   std::string budget;                // empty: no limit, the mapping is used
@@ -83,12 +86,16 @@ Result<void> one_round(Pass& pass, const KvPool& kv_pool, std::span<const TokenI
     done += n;
   }
   if (o.prompt > 0) m.prefill.push_back(static_cast<double>(o.prompt) / seconds_since(start));
+  std::vector<Sequence> sequences(static_cast<size_t>(o.batch), sequence);
+  sequence.truncate(0);
+  std::vector<Run> runs(sequences.size());
   start = std::chrono::steady_clock::now();
   for (int64_t i = 0; i < o.gen; ++i) {
-    const Run run{&sequence, ids.subspan(static_cast<size_t>(o.prompt + i), 1), Role::kRow, o.prompt + i + 1, 1};
-    SLUICE_TRY(pass.walk({&run, 1}, sink, never));
+    for (size_t s = 0; s < sequences.size(); ++s)
+      runs[s] = {&sequences[s], ids.subspan(static_cast<size_t>(o.prompt + i), 1), Role::kRow, o.prompt + i + 1, 1};
+    SLUICE_TRY(pass.walk(runs, sink, never));
   }
-  if (o.gen > 0) m.decode.push_back(static_cast<double>(o.gen) / seconds_since(start));
+  if (o.gen > 0) m.decode.push_back(static_cast<double>(o.gen * o.batch) / seconds_since(start));
   return success();
 }
 
@@ -145,6 +152,8 @@ void print_json(const Options& o, const Model& model, const Measured& m, int thr
                           {"prompt", o.prompt},
                           {"gen", o.gen},
                           {"rounds", o.rounds},
+                          {"batch", o.batch},
+                          {"kv_type", o.kv},
                           {"prefill", block(m.prefill)},
                           {"decode", block(m.decode)},
                           {"peak_rss_bytes", peak_rss_bytes()}};
@@ -202,7 +211,8 @@ Result<Forecast> forecast(const Model& model,
   q.needs = needs;
   q.walk_tokens = o.chunk;
   q.prompt_tokens = std::max<int64_t>(o.prompt, 1);
-  f.prediction = predict(pass_sizes(*layout.slices, schedule, checked->hparams), q, f.speeds);
+  SLUICE_TRY(const kernels::KvType kv_type, kv_type_from_name(o.kv));
+  f.prediction = predict(pass_sizes(*layout.slices, schedule, checked->hparams, kv_type), q, f.speeds);
   return f;
 }
 
@@ -221,17 +231,19 @@ Result<void> bench(const Options& o) {
   Budget budget(limit);
   ThreadPool pool(o.threads);
   PassOptions pass_options;
-  pass_options.max_tokens = std::clamp<int64_t>(o.chunk, 1, std::max<int64_t>(o.prompt, 1));
+  pass_options.max_tokens = std::max(o.batch, std::clamp<int64_t>(o.chunk, 1, std::max<int64_t>(o.prompt, 1)));
   pass_options.max_seq_len = total;
-  pass_options.max_outputs = 1;
+  pass_options.max_outputs = o.batch;
+  SLUICE_TRY(pass_options.kv_type, kv_type_from_name(o.kv));
   Reservation base;
   std::unique_ptr<Residency> residency;
   std::optional<Forecast> predicted;
-  const auto layout = kernels::KvLayout::of(model->hparams(), kernels::KvType::kF16);
+  const auto layout = kernels::KvLayout::of(model->hparams(), pass_options.kv_type);
   const auto kv_pages = static_cast<uint64_t>((total + kernels::kPageTokens - 1) / kernels::kPageTokens);
   PlanNeeds needs;
-  needs.kv_bytes = kv_pages * static_cast<uint64_t>(layout.page_bytes());
-  needs.activation_bytes = kernels::workspace_bytes(model->hparams(), {pass_options.max_tokens, total, 1, pool.n_threads()});
+  needs.kv_bytes = kv_pages * static_cast<uint64_t>(layout.page_bytes()) * static_cast<uint64_t>(o.batch);
+  needs.activation_bytes =
+      kernels::workspace_bytes(model->hparams(), {pass_options.max_tokens, total, o.batch, pool.n_threads()});
   if (limit != Budget::kUnlimited || o.virtual_disk > 0) {
     base = reserve_base(budget, 0);
     SLUICE_TRY(const IoMode mode, io_mode(o));
@@ -324,6 +336,8 @@ int main(int argc, char** argv) {
   app.add_option("--prompt", o.prompt, "tokens to prefill")->check(CLI::Range(0, 1 << 20));
   app.add_option("--gen", o.gen, "tokens to decode")->check(CLI::Range(0, 1 << 20));
   app.add_option("--chunk", o.chunk, "prompt tokens per walk")->check(CLI::Range(1, 4096));
+  app.add_option("--batch", o.batch, "sequences that decode together; the speed is that of all")->check(CLI::Range(1, 256));
+  app.add_option("--kv", o.kv, "type of the KV: f16 or q8_0")->check(CLI::IsMember({"f16", "q8_0"}));
   app.add_option("--rounds", o.rounds, "repetitions; the median is reported")->check(CLI::Range(1, 1000));
   app.add_option("--budget", o.budget, "memory that all of it may take: 600M, 1.5G (default: no limit)");
   app.add_option("--io", o.io, "auto, direct, buffered or mmap");

@@ -17,7 +17,7 @@ namespace {
 namespace json = boost::json;
 
 struct PlanFlags {
-  std::string model, kv = "f16";
+  std::string model, kv;
   std::vector<std::string> budgets;
   int64_t ctx = 0;
   bool measure_disk = false;
@@ -140,7 +140,8 @@ constexpr const char* kDisturbed = "measured while a request ran: ask again when
 int plan(Client& client, const PlanFlags& flags) {
   auto link = DaemonLink::find(client.globals, DaemonLink::Start::kIfNeeded);
   if (!link) return report_failure(client.globals, "plan", link.error());
-  json::object body{{"model", model_or_path(flags.model)}, {"kv_type", flags.kv}};
+  json::object body{{"model", model_or_path(flags.model)}};
+  if (!flags.kv.empty()) body["kv_type"] = flags.kv;
   if (json::array budgets = budgets_json(flags.budgets); !budgets.empty())
     body["budgets"] = std::move(budgets);
   if (flags.ctx > 0) body["ctx"] = flags.ctx;
@@ -189,7 +190,8 @@ void add_plan_verb(CLI::App& app, Client& client) {
   verb->add_option(
           "--ctx", flags->ctx, "tokens of context that must fit (4096, or the daemon's own)")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 31));
-  verb->add_option("--kv", flags->kv, "type of the KV: f16")->check(CLI::IsMember({"f16"}));
+  verb->add_option("--kv", flags->kv, "type of the KV: f16, q8_0 (default: the daemon's)")
+      ->check(CLI::IsMember({"f16", "q8_0"}));
   verb->add_flag("--measure-disk", flags->measure_disk, "measure the disk again");
   verb->callback(
       [&client, flags] { client.action = [&client, flags] { return plan(client, *flags); }; });

@@ -95,6 +95,7 @@ App::App(ServerOptions o, int threads)
                                     options.default_ctx,
                                     options.keep_alive_ms,
                                     with_shared(options.io, read_shapes, fill_share),
+                                    options.kv_type,
                                     options.idle_trim_ms},
                budget,
                pool),

@@ -26,6 +26,7 @@
 #include "daemon/server.h"
 #include "daemon/socket.h"
 #include "scheduler/kernel_choice.h"
+#include "scheduler/kv_cache.h"
 #include "storage/io_fault.h"
 #if __has_include("daemon/check_command.h")
 #include "daemon/check_command.h"
@@ -126,6 +127,7 @@ Result<ServerOptions> server_options(const DaemonCommand& command) {
   SLUICE_TRY(options.io.mode, io_mode_from_name(config.get("stream.io").value));
   const bool found = config.is_auto("stream.io_threads");
   options.io.n_threads = found ? 0 : static_cast<int>(config.integer("stream.io_threads"));
+  SLUICE_TRY(options.kv_type, kv_type_from_name(config.get("kv.type").value));
   options.keep_alive_ms = config.duration_ms("models.keep_alive");
   // A hundred years are as good as for ever, and no clock overflows.
   constexpr int64_t kCentury_ms = int64_t{100} * 365 * 24 * 3600 * 1000;

@@ -482,6 +482,7 @@ Result<std::shared_ptr<LoadedModel>> ModelRegistry::load(const EntryPtr& entry, 
   }
   EngineOptions options;
   options.max_seq_len = ctx;
+  options.kv_type = options_.kv_type;
   options.io = options_.io;
   for (;;) {
     auto engine = Engine::create(model, options, budget_, pool_);

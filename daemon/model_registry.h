@@ -23,6 +23,7 @@
 #include "daemon/protocol/native.h"
 #include "scheduler/block_residency.h"
 #include "scheduler/engine.h"
+#include "scheduler/kv_cache.h"
 #include "scheduler/model_loader.h"
 #include "scheduler/pin_shares.h"
 #include "scheduler/thread_pool.h"
@@ -105,6 +106,7 @@ struct ModelRegistryOptions {
   int64_t default_ctx = 0;  // 0: the file's own
   int64_t keep_alive_ms = 300'000;
   IoOptions io;               // how weights are read
+  KvType kv_type = KvType::kF16;
   int64_t idle_trim_ms = -1;  // an idle model's pins stay this long; < 0: as long as it does
 };
 

@@ -40,7 +40,7 @@ struct Subject {
 };
 
 // A registered name, or for those who may add models the path of a file.
-Result<Subject> open_subject(App& app, const std::string& model, uint32_t uid) {
+Result<Subject> open_subject(App& app, const std::string& model, KvType kv_type, uint32_t uid) {
   Subject s;
   if (model.starts_with('/')) {
     if (!app.may_manage(uid))
@@ -57,7 +57,7 @@ Result<Subject> open_subject(App& app, const std::string& model, uint32_t uid) {
   SLUICE_TRY(s.header, app.budget.reserve(s.checked->file.header_bytes(), MemoryClass::kTokenizer));
   s.layout = layout_of(s.checked->file, s.checked->hparams);
   s.schedule = make_schedule(s.layout, s.checked->hparams);
-  s.sizes = pass_sizes(*s.layout.slices, s.schedule, s.checked->hparams);
+  s.sizes = pass_sizes(*s.layout.slices, s.schedule, s.checked->hparams, kv_type);
   s.key = measurement_key(s.checked->file.parts().front().identity);
   return s;
 }
@@ -196,7 +196,11 @@ Result<Lengths> lengths_of(const App& app, const PlanRequest& r, int64_t file_ct
 }
 
 Result<PlanDoc> make_plan_doc(App& app, const PlanRequest& request, uint32_t uid) {
-  SLUICE_TRY(const Subject s, open_subject(app, request.model, uid));
+  KvType kv_type = app.options.kv_type;
+  if (!request.kv_type.empty()) {
+    SLUICE_TRY(kv_type, kv_type_from_name(request.kv_type));
+  }
+  SLUICE_TRY(const Subject s, open_subject(app, request.model, kv_type, uid));
   const kernels::HParams& hp = s.checked->hparams;
   SLUICE_TRY(const Lengths lengths, lengths_of(app, request, hp.max_seq_len));
   SLUICE_TRY(const Measured m, measure(app, s, request.measure_disk));
@@ -222,6 +226,7 @@ Result<PlanDoc> make_plan_doc(App& app, const PlanRequest& request, uint32_t uid
   d.weight_bytes = signed_bytes(s.sizes.pin_bytes());
   d.slices = static_cast<int64_t>(s.sizes.pin_offsets.size() - 1);
   d.ctx = lengths.ctx;
+  d.kv_type = kv_type_name(kernels::KvLayout::of(hp, kv_type).type);
   d.prompt_tokens = lengths.prompt;
   d.threads = app.pool.n_threads();
   d.io = io_mode_name(app.options.io.mode);

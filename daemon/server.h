@@ -13,6 +13,7 @@
 #include "base/result.h"
 #include "daemon/http_limits.h"
 #include "daemon/pressure.h"
+#include "scheduler/kv_cache.h"
 #include "scheduler/run_queue.h"
 #include "storage/budget.h"
 
@@ -46,6 +47,7 @@ struct ServerOptions {
   int64_t default_ctx = 0;                // 0: the engine's default
   std::vector<ModelOption> models;        // registered at start, in place
   IoOptions io;                           // how weights are read
+  KvType kv_type = KvType::kF16;
   int64_t keep_alive_ms = 5 * 60 * 1000;  // < 0: for ever, 0: unload after each request
   int64_t idle_trim_ms = 60'000;          // an idle model's pins stay this long; < 0: as it does
   int64_t idle_exit_ms = -1;              // < 0: never

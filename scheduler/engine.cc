@@ -51,7 +51,7 @@ Result<std::unique_ptr<Residency>> open_residency(const std::shared_ptr<const Mo
   const kernels::HParams& hp = model->hparams();
   const WalkSizes sizes(hp, n_threads, walk.max_seq_len, walk.max_tokens, walk.max_outputs);
   PlanNeeds needs;
-  needs.kv_bytes = static_cast<uint64_t>(kernels::KvLayout::of(hp, kernels::KvType::kF16).page_bytes());
+  needs.kv_bytes = static_cast<uint64_t>(kernels::KvLayout::of(hp, options.kv_type).page_bytes());
   std::optional<Result<std::unique_ptr<Residency>>> opened;
   sizes.longest_that_fits(budget.effective(), [&](const WalkSize& size) {
     walk.max_tokens = size.max_tokens;
@@ -156,6 +156,7 @@ Result<std::unique_ptr<Engine>> Engine::create(std::shared_ptr<const Model> mode
   PassOptions pass_options;
   pass_options.max_seq_len = impl.max_seq_len;
   pass_options.max_tokens = std::min<int64_t>(pass_options.max_tokens, impl.max_seq_len);
+  pass_options.kv_type = options.kv_type;
   pass_options.reference = options.reference;
   impl.budget = &budget;
   WeightSource* source = nullptr;

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "kernels/kernels.h"
 #include "scheduler/model_loader.h"
 #include "scheduler/sampler.h"
 #include "storage/budget.h"
@@ -76,6 +77,7 @@ struct EngineOptions {
   int n_threads = 0;                     // 0: affinity and cgroup quota
   int64_t max_seq_len = 0;               // 0: the file's context length (KV grows page by page)
   bool reference = false;                // --f32: portable kernels, float activations, f32 KV
+  kernels::KvType kv_type = kernels::KvType::kF16;
   IoOptions io;                          // how slices are read when the budget has a limit
 };
 

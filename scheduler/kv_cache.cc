@@ -7,6 +7,20 @@
 
 namespace sluice {
 
+const char* kv_type_name(kernels::KvType type) {
+  switch (type) {
+    case kernels::KvType::kF16: return "f16";
+    case kernels::KvType::kQ8_0: return "q8_0";
+    default: return "f32";
+  }
+}
+
+Result<kernels::KvType> kv_type_from_name(const std::string& name) {
+  if (name == "f16") return kernels::KvType::kF16;
+  if (name == "q8_0") return kernels::KvType::kQ8_0;
+  return Error{"invalid_request", "kv type \"" + name + "\" is not known; allowed: f16, q8_0"};
+}
+
 using kernels::kPageTokens;
 
 Result<std::shared_ptr<KvPage>> KvPool::allocate() const {

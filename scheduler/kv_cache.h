@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "base/result.h"
@@ -19,7 +20,12 @@ namespace sluice {
 // Which definition a token's keys and values were computed with (DESIGN section 7). A page is reused only if ids and
 // roles match. What Role::kPrompt means is KernelTable::prompt_definition, one for the life of the process: KV that
 // outlives it must carry that as well.
+using kernels::KvType;
 using kernels::Role;
+
+// "f16", "q8_0", "f32" (that of the reference path); what a person may choose: f16, q8_0. Errors: invalid_request.
+const char* kv_type_name(KvType type);
+Result<KvType> kv_type_from_name(const std::string& name);
 
 // Anonymous memory of one page, given back to the system when the last sequence drops it.
 class KvPage {

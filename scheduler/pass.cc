@@ -20,7 +20,7 @@ Pass::Pass(std::shared_ptr<const Model> model, const PassOptions& options, Threa
       own_source_(source == nullptr ? std::make_unique<MappedSource>(*model_) : nullptr),
       source_(source == nullptr ? own_source_.get() : source),
       kv_layout_(kernels::KvLayout::of(model_->hparams(),
-                                       options.reference ? kernels::KvType::kF32 : kernels::KvType::kF16)) {}
+                                       options.reference ? kernels::KvType::kF32 : options.kv_type)) {}
 
 Result<std::unique_ptr<Pass>> Pass::create(std::shared_ptr<const Model> model,
                                            const PassOptions& options,

@@ -42,7 +42,8 @@ struct PassOptions {
   int64_t max_tokens = 256;    // of all runs of one walk together
   int64_t max_seq_len = 0;
   int64_t max_outputs = 8;     // rows of logits computed at once; more are computed in turns
-  bool reference = false;
+  kernels::KvType kv_type = kernels::KvType::kF16;
+  bool reference = false;      // with f32 KV
 };
 
 // Not thread-safe; holds the workspace, charged to the budget.

@@ -135,7 +135,8 @@ double read_s_of(double walk_s, double compute_s) {
 
 PassSizes pass_sizes(const SliceIndex& index,
                      const Schedule& schedule,
-                     const kernels::HParams& hp) {
+                     const kernels::HParams& hp,
+                     kernels::KvType kv_type) {
   PassSizes s;
   const auto order = make_pin_order(schedule.slices);
   s.pin_offsets = SliceStore::pin_offsets_of(index, order, schedule.experts);
@@ -153,7 +154,7 @@ PassSizes pass_sizes(const SliceIndex& index,
   s.slot_bytes = SliceStore::slot_bytes_of(index);
   s.row_read_bytes = SliceStore::row_read_bytes_of(index);
   s.kv_token_bytes =
-      static_cast<uint64_t>(kernels::KvLayout::of(hp, kernels::KvType::kF16).page_bytes()) /
+      static_cast<uint64_t>(kernels::KvLayout::of(hp, kv_type).page_bytes()) /
       kernels::kPageTokens;
   return s;
 }

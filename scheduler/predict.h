@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "kernels/kernels.h"
 #include "kernels/transformer/hparams.h"
 #include "scheduler/plan.h"
 #include "scheduler/schedule.h"
@@ -24,13 +25,14 @@ struct PassSizes {
   double experts_active = 0;  // share of a layer's experts that one token asks for
   uint64_t slot_bytes = 0;
   uint64_t row_read_bytes = 0;
-  uint64_t kv_token_bytes = 0;  // keys and values of one token, f16
+  uint64_t kv_token_bytes = 0;  // keys and values of one token
 
   uint64_t pin_bytes() const { return pin_offsets.empty() ? 0 : pin_offsets.back(); }
 };
 PassSizes pass_sizes(const SliceIndex& index,
                      const Schedule& schedule,
-                     const kernels::HParams& hparams);
+                     const kernels::HParams& hparams,
+                     kernels::KvType kv_type = kernels::KvType::kF16);
 
 // Bytes that a walk of `tokens` tokens reads of the slices behind the cut. Experts are taken to be
 // chosen evenly: whichever of a block are in its cells, one that is asked for is there in cells of

@@ -143,10 +143,11 @@ Result<PlanRequest> plan_request_from_json(const json::value& v, uint64_t percen
   }
   SLUICE_TRY(r.ctx, f.integer("ctx", 1, int64_t{1} << 31));
   SLUICE_TRY(r.prompt_tokens, f.integer("prompt_tokens", 1, int64_t{1} << 31));
-  SLUICE_TRY(const std::string kv_type, f.text("kv_type", 32));
-  if (!kv_type.empty() && kv_type != "f16")
+  SLUICE_TRY(r.kv_type, f.text("kv_type", 32));
+  if (!r.kv_type.empty() && r.kv_type != "f16" && r.kv_type != "q8_0")
     return bad_parameter(
-        "kv_type", fmt::format("kv_type \"{}\" is not known; allowed: f16", escape_text(kv_type)));
+        "kv_type",
+        fmt::format("kv_type \"{}\" is not known; allowed: f16, q8_0", escape_text(r.kv_type)));
   SLUICE_TRY(r.measure_disk, f.boolean("measure_disk", false));
   SLUICE_TRY(f.no_others());
   return r;

@@ -1,7 +1,7 @@
 // Documents of POST /sluice/v1/plan (INTERFACE 1.4, 3.2): what a budget would buy, without loading
 // the model. Only ever extended.
 //
-//   POST plan   {"model":NAME or "/abs/file.gguf", "budgets"?:[SIZE], "ctx"?, "kv_type"?:"f16",
+//   POST plan   {"model":NAME or "/abs/file.gguf", "budgets"?:[SIZE], "ctx"?, "kv_type"?:"f16"|"q8_0",
 //   "prompt_tokens"?,
 //               "measure_disk"?:bool} -> PlanDoc. A SIZE is a number of bytes or a text as in 512M,
 //               40%.
@@ -25,6 +25,7 @@ struct PlanRequest {
   std::vector<uint64_t> budgets;  // bytes; empty: a ladder
   std::optional<int64_t> ctx;
   std::optional<int64_t> prompt_tokens;
+  std::string kv_type;        // "f16" or "q8_0"; empty: what models are opened with
   bool measure_disk = false;  // even if the last measurement is young
 };
 // `percent_of`: what "40%" refers to. Errors: invalid_request, unsupported_parameter.

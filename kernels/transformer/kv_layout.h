@@ -16,7 +16,9 @@ struct KvLayout {
   int64_t n_kv_heads = 0;
   int64_t row_bytes = 0;        // one token of one head
 
+  // Rows of Q8_0 are whole groups of 32: heads of another size are kept in F16.
   static KvLayout of(const HParams& hp, KvType type) noexcept {
+    if (type == KvType::kQ8_0 && hp.head_dim % 32 != 0) type = KvType::kF16;
     return {type, hp.n_layers, hp.n_kv_heads, kv_row_bytes(type, hp.head_dim)};
   }
   int64_t head_bytes() const noexcept { return row_bytes * kPageTokens; }

@@ -49,7 +49,7 @@ TEST(PlanProtocol, BadInputIsOneErrorThatNamesTheField) {
       {R"({"budgets":["101%"]})", "budgets"},
       {R"({"ctx":0})", "ctx"},
       {R"({"ctx":"many"})", "ctx"},
-      {R"({"kv_type":"q8_0"})", "kv_type"},
+      {R"({"kv_type":"q4_0"})", "kv_type"},
       {R"({"kv_type":7})", "kv_type"},
       {R"({"model":3})", "model"},
       {R"({"measure_disk":"yes"})", "measure_disk"},

@@ -103,7 +103,7 @@ class Http(unittest.TestCase):
     def test_bad_input_is_one_clear_400(self):
         for body, param in (({"budgets": ["lots"]}, "budgets"), ({"budgets": [0]}, "budgets"), ({"budgets": [-1]}, "budgets"),
                             ({"budgets": [1e30]}, "budgets"), ({"budgets": "1G"}, "budgets"), ({"budgets": [1] * 65}, "budgets"),
-                            ({"ctx": 0}, "ctx"), ({"ctx": 1 << 40}, "ctx"), ({"ctx": 1 << 30}, "ctx"), ({"kv_type": "q8_0"}, "kv_type"),
+                            ({"ctx": 0}, "ctx"), ({"ctx": 1 << 40}, "ctx"), ({"ctx": 1 << 30}, "ctx"), ({"kv_type": "q4_0"}, "kv_type"),
                             ({"prompt_tokens": 1 << 20}, "prompt_tokens"), ({"model": 7}, "model"), ({"model": "a\0b"}, "model"),
                             ({"budget": ["1G"]}, "budget"), ({"measure_disk": 1}, "measure_disk")):
             status, doc, _ = D.post(PLAN, dict({"model": "demo"}, **body))
