@@ -63,7 +63,7 @@ SLUICE_INLINE __m512 powers_of_two(__m512i e) {
 
 // Memory gives most when it is read in order: rows one after another from end to end, eight groups
 // at a time, whose integer sums are put down; then the fmas for sixteen rows at once.
-constexpr int64_t kRowGroups = 512;             // groups between two turns of fmas
+constexpr int64_t kRowGroups = 512;  // groups between two turns of fmas
 constexpr int64_t kRowBlocks = kRowGroups / 8;
 
 // What sixteen rows put down. Row r is at place_of(r).
@@ -88,7 +88,8 @@ void prepare(const ActQ8x32* x, int64_t n_groups, PreparedToken& out) {
 
 // Puts down the sums of row `row` of sixteen.
 template <class U>
-SLUICE_INLINE void sum_row(const uint8_t* w, int64_t n_groups, const PreparedToken& x, int64_t row, RowSums& out) {
+SLUICE_INLINE void sum_row(
+    const uint8_t* w, int64_t n_groups, const PreparedToken& x, int64_t row, RowSums& out) {
   constexpr int64_t kBytes = sizeof(typename U::Group);
   const int64_t place = place_of(row);
   const auto block = [&](int64_t g0, int64_t n) {
@@ -143,7 +144,8 @@ SLUICE_INLINE void fold_rows(const __m256i* sums, __m512i* out) {
 }
 
 template <class U>
-SLUICE_INLINE __m512 accumulate_rows(const RowSums& sums, int64_t n_groups, const ActQ8x32* act, __m512 acc) {
+SLUICE_INLINE __m512
+accumulate_rows(const RowSums& sums, int64_t n_groups, const ActQ8x32* act, __m512 acc) {
   for (int64_t g0 = 0; g0 < n_groups; g0 += 8) {
     __m512i idot[8];
     fold_rows(sums.idot[g0 / 8], idot);
@@ -157,7 +159,8 @@ SLUICE_INLINE __m512 accumulate_rows(const RowSums& sums, int64_t n_groups, cons
         d = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(raw));
       else
         d = powers_of_two(raw);
-      if constexpr (U::kHasMin) m = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(raw, 16)));
+      if constexpr (U::kHasMin)
+        m = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(raw, 16)));
       acc = accumulate<U>(acc, of_g, d, m, act[g]);
     }
   }

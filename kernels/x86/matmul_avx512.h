@@ -12,7 +12,8 @@ constexpr int64_t kRowTokens = 3;
 
 // KernelTable::matmul. D names the activation group (Act, of kGroup columns), the weight group
 // (Group), a Panel of kPanelGroups groups, and the drivers: rows (all of them, kRowTokens tokens at
-// most), fill (16 rows into a panel), panel<kTokens> (a panel times that many tokens; `first`: y is not added to).
+// most), fill (16 rows into a panel), panel<kTokens> (a panel times that many tokens; `first`: y is
+// not added to).
 template <class D>
 void matmul(const void* w,
             int64_t w_stride,
@@ -26,7 +27,15 @@ void matmul(const void* w,
   const int64_t n_groups = n_cols / D::kGroup;
   const auto* xs = static_cast<const uint8_t*>(x);
   if (n_tokens <= kRowTokens)
-    return D::rows(static_cast<const uint8_t*>(w), w_stride, n_rows, n_groups, xs, x_stride, n_tokens, y, y_stride);
+    return D::rows(static_cast<const uint8_t*>(w),
+                   w_stride,
+                   n_rows,
+                   n_groups,
+                   xs,
+                   x_stride,
+                   n_tokens,
+                   y,
+                   y_stride);
   const uint8_t* at[kWide];
   for (int64_t r = 0; r < n_rows; r += kWide) {
     rows_of_16(w, w_stride, r, n_rows, at);

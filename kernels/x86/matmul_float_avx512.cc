@@ -125,7 +125,8 @@ SLUICE_INLINE __m512 row_sums(const uint8_t* w, int64_t n_cols, const uint8_t* x
   }
   for (; k < n_cols; k += 16) {  // the partial sums that the tail does not reach keep their bits
     const __mmask16 mask = first_rows(n_cols - k);
-    sum = _mm512_mask3_fmadd_ps(L::load(w, k, mask), _mm512_maskz_loadu_ps(mask, x + 4 * k), sum, mask);
+    sum = _mm512_mask3_fmadd_ps(
+        L::load(w, k, mask), _mm512_maskz_loadu_ps(mask, x + 4 * k), sum, mask);
   }
   return sum;
 }
@@ -146,7 +147,8 @@ SLUICE_INLINE void rows_in_order(const uint8_t* w,
   for (int64_t r = 0; r < n_rows; r += kWide) {
     const int64_t n = n_rows - r < kWide ? n_rows - r : kWide;
     for (int64_t t = 0; t < n_tokens; ++t) {
-      for (int64_t i = 0; i < n; ++i) sums[i] = row_sums<L>(w + (r + i) * w_stride, n_cols, x + t * x_stride);
+      for (int64_t i = 0; i < n; ++i)
+        sums[i] = row_sums<L>(w + (r + i) * w_stride, n_cols, x + t * x_stride);
       _mm512_mask_storeu_ps(y + t * y_stride + r, first_rows(n), sum_partials_of_16(sums));
     }
   }

@@ -48,8 +48,8 @@ SLUICE_INLINE void prefetch_share_16(const uint8_t* next, int64_t g) {
   }
 }
 
-// Asks for what lies as far behind the n bytes at p as memory needs time to bring it: into L2, where
-// more is under way at once than L1 could wait for.
+// Asks for what lies as far behind the n bytes at p as memory needs time to bring it: into L2,
+// where more is under way at once than L1 could wait for.
 SLUICE_INLINE void prefetch_ahead(const uint8_t* p, int64_t n) {
   constexpr int64_t kAhead = 12 << 10;
   for (int64_t i = 0; i < n; i += 64)
