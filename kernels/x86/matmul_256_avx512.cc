@@ -96,22 +96,109 @@ SLUICE_INLINE void fill_scales(Panel::Group& out, const uint8_t* const* at, int6
   }
 }
 
+// Two chunks of 32 dwords of nibbles are eight sub-blocks of eight columns: chunk i of 32 bytes
+// holds sub-blocks 2i (low nibbles) and 2i + 1.
+SLUICE_INLINE void fill_q4(__m512i* q, const uint8_t* const* at, int64_t offset) {
+  for (int c = 0; c < 32; c += 4) {
+    __m512i b[4];
+    columns_of_16(at, offset + 16 + 4 * c, b);
+    for (int k = 0; k < 4; ++k) {
+      const int j = c / 8 * 16 + c % 8 + k;
+      q[j] = low_nibbles(b[k]);
+      q[j + 8] = high_nibbles(b[k]);
+    }
+  }
+}
+
+// As Q4_K; bit b of the 32 bytes before it belongs to sub-block b.
+SLUICE_INLINE void fill_q5(__m512i* q, const uint8_t* const* at, int64_t offset) {
+  const __m512i bit = _mm512_set1_epi8(16);
+  fill_q4(q, at, offset + 32);
+  __m512i high[8];
+  columns_of_16(at, offset + 16, high);
+  columns_of_16(at, offset + 32, high + 4);
+  const auto add = [&]<int kBlock>() {
+    for (int k = 0; k < 8; ++k) {
+      __m512i& of = q[8 * kBlock + k];
+      of = _mm512_or_si512(of, bits_to<kBlock, 4>(high[k], bit));
+    }
+  };
+  add.template operator()<0>();
+  add.template operator()<1>();
+  add.template operator()<2>();
+  add.template operator()<3>();
+  add.template operator()<4>();
+  add.template operator()<5>();
+  add.template operator()<6>();
+  add.template operator()<7>();
+}
+
+// Per half: 64 bytes of nibbles, low ones of sub-blocks 0 and 1, high ones of 2 and 3; and 32 bytes
+// of their upper two bits.
+SLUICE_INLINE void fill_q6(__m512i* q, const uint8_t* const* at, int64_t offset) {
+  const __m512i bits = _mm512_set1_epi8(48);
+  for (int h = 0; h < 2; ++h, q += 32) {
+    __m512i high[8];
+    columns_of_16(at, offset + 128 + 32 * h, high);
+    columns_of_16(at, offset + 144 + 32 * h, high + 4);
+    for (int c = 0; c < 8; c += 4) {
+      __m512i a[4], b[4];
+      columns_of_16(at, offset + 64 * h + 4 * c, a);
+      columns_of_16(at, offset + 64 * h + 32 + 4 * c, b);
+      for (int k = 0; k < 4; ++k) {
+        const __m512i top = high[c + k];
+        q[c + k] = _mm512_or_si512(low_nibbles(a[k]), bits_to<0, 4>(top, bits));
+        q[c + k + 8] = _mm512_or_si512(low_nibbles(b[k]), bits_to<2, 4>(top, bits));
+        q[c + k + 16] = _mm512_or_si512(high_nibbles(a[k]), bits_to<4, 4>(top, bits));
+        q[c + k + 24] = _mm512_or_si512(high_nibbles(b[k]), bits_to<6, 4>(top, bits));
+      }
+    }
+  }
+}
+
+// 16 bytes a sub-block: low nibbles, then high ones.
+SLUICE_INLINE void fill_iq4(__m512i* q, const uint8_t* const* at, int64_t offset) {
+  const __m512i values = biased_iq4_values();
+  for (int s = 0; s < 8; ++s, q += 8) {
+    __m512i b[4];
+    columns_of_16(at, offset + 8 + 16 * s, b);
+    for (int k = 0; k < 4; ++k) {
+      q[k] = _mm512_shuffle_epi8(values, low_nibbles(b[k]));
+      q[k + 4] = _mm512_shuffle_epi8(values, high_nibbles(b[k]));
+    }
+  }
+}
+
+template <class U>
+SLUICE_INLINE void fill_any(__m512i* q, const uint8_t* const* at, int64_t offset) {
+  __m512i blocks[8][8];  // of a sub-block: rows i and i + 8
+  for (int i = 0; i < 8; ++i) {
+    __m512i a[4], b[4];
+    U::unpack_row(at[i] + offset, a);
+    U::unpack_row(at[i + 8] + offset, b);
+    for (int v = 0; v < 4; ++v) {
+      blocks[sub_block<U::kOrder>(v, 0)][i] = _mm512_shuffle_i64x2(a[v], b[v], 0x44);
+      blocks[sub_block<U::kOrder>(v, 1)][i] = _mm512_shuffle_i64x2(a[v], b[v], 0xee);
+    }
+  }
+  for (int j = 0; j < 8; ++j) transpose_16x8(blocks[j], q + 8 * j);
+}
+
 template <class U>
 void fill_panel(Panel& p, const uint8_t* const* at, int64_t first, int64_t n_groups) {
   int64_t offset = first * static_cast<int64_t>(sizeof(typename U::Group));
   for (int64_t n = 0; n < n_groups; ++n, offset += sizeof(typename U::Group)) {
     Panel::Group& out = p.group[n];
-    __m512i blocks[8][8];  // of a sub-block: rows i and i + 8
-    for (int i = 0; i < 8; ++i) {
-      __m512i a[4], b[4];
-      U::unpack_row(at[i] + offset, a);
-      U::unpack_row(at[i + 8] + offset, b);
-      for (int v = 0; v < 4; ++v) {
-        blocks[sub_block<U::kOrder>(v, 0)][i] = _mm512_shuffle_i64x2(a[v], b[v], 0x44);
-        blocks[sub_block<U::kOrder>(v, 1)][i] = _mm512_shuffle_i64x2(a[v], b[v], 0xee);
-      }
-    }
-    for (int j = 0; j < 8; ++j) transpose_16x8(blocks[j], out.q + 8 * j);
+    if constexpr (U::kType == WeightType::kQ4_K)
+      fill_q4(out.q, at, offset);
+    else if constexpr (U::kType == WeightType::kQ5_K)
+      fill_q5(out.q, at, offset);
+    else if constexpr (U::kType == WeightType::kQ6_K)
+      fill_q6(out.q, at, offset);
+    else if constexpr (U::kType == WeightType::kIQ4_XS)
+      fill_iq4(out.q, at, offset);
+    else
+      fill_any<U>(out.q, at, offset);
     if constexpr (kSixBit<U>)
       fill_six_bit(out, at, offset);
     else

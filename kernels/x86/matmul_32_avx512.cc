@@ -42,8 +42,7 @@ SLUICE_INLINE __m512i unpack_two(const uint8_t* a, const uint8_t* b) {
   } else if constexpr (U::kType == WeightType::kQ5_1) {
     return add_fifth_bits(nibbles_of_two(a + 8, b + 8), a + 4, b + 4);
   } else if constexpr (U::kType == WeightType::kIQ4_NL) {
-    const __m512i values = _mm512_broadcast_i32x4(
-        _mm_xor_si128(_mm256_castsi256_si128(iq4_values()), _mm_set1_epi8(-128)));
+    const __m512i values = biased_iq4_values();
     return _mm512_shuffle_epi8(values, nibbles_of_two(a + 2, b + 2));
   } else if constexpr (U::kType == WeightType::kMXFP4) {
     return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(mxfp4_values()),
@@ -210,13 +209,36 @@ struct Panel {
   __m512 m[kPanelGroups];
 };
 
+// Column j: weights 4j .. 4j + 3 of 16 rows.
+template <class U>
+SLUICE_INLINE void fill_group(const uint8_t* const* at, int64_t offset, __m512i* q) {
+  constexpr bool kTable = U::kType == WeightType::kIQ4_NL || U::kType == WeightType::kMXFP4;
+  if constexpr (kTable || U::kType == WeightType::kQ4_0 || U::kType == WeightType::kQ4_1) {
+    constexpr int64_t kNibbles = sizeof(typename U::Group) - 16;
+    __m512i b[4];
+    columns_of_16(at, offset + kNibbles, b);
+    for (int k = 0; k < 4; ++k) {
+      q[k] = low_nibbles(b[k]);
+      q[k + 4] = high_nibbles(b[k]);
+    }
+    if constexpr (kTable) {
+      const __m512i values = U::kType == WeightType::kIQ4_NL
+                                 ? biased_iq4_values()
+                                 : _mm512_broadcast_i32x4(mxfp4_values());
+      for (int j = 0; j < 8; ++j) q[j] = _mm512_shuffle_epi8(values, q[j]);
+    }
+  } else {  // fifth bits come cheaper by rows, and 32 bytes are two columns_of_16
+    __m512i rows[8];
+    for (int i = 0; i < 8; ++i) rows[i] = unpack_two<U>(at[i] + offset, at[i + 8] + offset);
+    transpose_16x8(rows, q);
+  }
+}
+
 template <class U>
 void fill_panel(Panel& p, const uint8_t* const* at, int64_t first, int64_t n_groups) {
   int64_t offset = first * static_cast<int64_t>(sizeof(typename U::Group));
   for (int64_t g = 0; g < n_groups; ++g, offset += sizeof(typename U::Group)) {
-    __m512i q[8];
-    for (int i = 0; i < 8; ++i) q[i] = unpack_two<U>(at[i] + offset, at[i + 8] + offset);
-    transpose_16x8(q, p.q[g]);
+    fill_group<U>(at, offset, p.q[g]);
     p.d[g] = scales_of_16<U>(at, offset);
     if constexpr (U::kHasMin) p.m[g] = gather_halves_16(at, offset + 2);
   }

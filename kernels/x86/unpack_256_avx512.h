@@ -132,8 +132,7 @@ struct Row6_K : U6_K {
 struct Row4_XS : UIQ4_XS {
   static constexpr Order kOrder = Order::kNatural;
   static SLUICE_INLINE void unpack_row(const uint8_t* g, __m512i* q) {
-    const __m512i values = _mm512_broadcast_i32x4(
-        _mm_xor_si128(_mm256_castsi256_si128(iq4_values()), _mm_set1_epi8(-128)));
+    const __m512i values = biased_iq4_values();
     const __m512i shift = _mm512_setr_epi64(0, 0, 4, 4, 0, 0, 4, 4);
     for (int i = 0; i < 4; ++i) {
       const __m512i two = twice_512(load_256(g + 8 + 32 * i));  // 16 bytes a sub-block: a b a b

@@ -119,6 +119,41 @@ SLUICE_INLINE void transpose_16x8(const __m512i* v, __m512i* out) {
   }
 }
 
+// The sixteen values of IQ4, moved up by 128.
+SLUICE_INLINE __m512i biased_iq4_values() {
+  return _mm512_broadcast_i32x4(
+      _mm_xor_si128(_mm256_castsi256_si128(iq4_values()), _mm_set1_epi8(-128)));
+}
+
+// 16 bytes at each of 16 addresses as columns: out[i] lane r = dword i of row r. Loads put rows
+// into lanes, so that two shuffles a column are left of a transposition.
+SLUICE_INLINE void columns_of_16(const uint8_t* const* at, int64_t offset, __m512i* out) {
+  __m512i v[4];  // lane k: row 4k + e
+  for (int e = 0; e < 4; ++e) {
+    v[e] = _mm512_broadcast_i32x4(load_128(at[e] + offset));
+    v[e] = _mm512_mask_broadcast_i32x4(v[e], 0x00f0, load_128(at[4 + e] + offset));
+    v[e] = _mm512_mask_broadcast_i32x4(v[e], 0x0f00, load_128(at[8 + e] + offset));
+    v[e] = _mm512_mask_broadcast_i32x4(v[e], 0xf000, load_128(at[12 + e] + offset));
+  }
+  const __m512i a = _mm512_unpacklo_epi32(v[0], v[1]), b = _mm512_unpackhi_epi32(v[0], v[1]);
+  const __m512i c = _mm512_unpacklo_epi32(v[2], v[3]), d = _mm512_unpackhi_epi32(v[2], v[3]);
+  out[0] = _mm512_unpacklo_epi64(a, c);
+  out[1] = _mm512_unpackhi_epi64(a, c);
+  out[2] = _mm512_unpacklo_epi64(b, d);
+  out[3] = _mm512_unpackhi_epi64(b, d);
+}
+
+SLUICE_INLINE __m512i low_nibbles(__m512i v) { return _mm512_and_si512(v, _mm512_set1_epi8(15)); }
+SLUICE_INLINE __m512i high_nibbles(__m512i v) { return low_nibbles(_mm512_srli_epi16(v, 4)); }
+// Bits kFrom .. of each byte, as many as `mask` has, at the mask's place.
+template <int kFrom, int kTo>
+SLUICE_INLINE __m512i bits_to(__m512i v, __m512i mask) {
+  if constexpr (kFrom > kTo)
+    return _mm512_and_si512(_mm512_srli_epi16(v, kFrom - kTo), mask);
+  else
+    return _mm512_and_si512(_mm512_slli_epi16(v, kTo - kFrom), mask);
+}
+
 // The tree of the F32 definition over 16 partial sums, for sixteen of them: lane r is the sum of
 // v[r].
 SLUICE_INLINE __m512 sum_partials_of_16(const __m512* v) {
