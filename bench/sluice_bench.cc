@@ -251,6 +251,7 @@ Result<void> bench(const Options& o) {
     io.mode = mode;
     io.n_threads = o.io_threads;
     io.virtual_bytes_per_s = o.virtual_disk;
+    io.page_cache = o.io == "auto" && o.io_replay_s == 0;
     if (limit != Budget::kUnlimited && o.io_replay_s == 0) {
       PlanNeeds all = needs;
       all.fixed_bytes = budget.used() - std::min(budget.used(), headroom_for(limit));

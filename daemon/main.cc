@@ -125,6 +125,7 @@ Result<ServerOptions> server_options(const DaemonCommand& command) {
   options.queue.max_waiting_per_uid = static_cast<size_t>(config.integer("queue.per_user"));
   options.n_threads = static_cast<int>(config.integer("daemon.threads"));
   SLUICE_TRY(options.io.mode, io_mode_from_name(config.get("stream.io").value));
+  options.io.page_cache = config.is_auto("stream.io");
   const bool found = config.is_auto("stream.io_threads");
   options.io.n_threads = found ? 0 : static_cast<int>(config.integer("stream.io_threads"));
   SLUICE_TRY(options.kv_type, kv_type_from_name(config.get("kv.type").value));

@@ -119,7 +119,9 @@ Result<DiskProbe> probe_disk(std::span<const File* const> files,
     reads.free.push_back(i);
     reads.places.push_back({.memory = memory.data() + i * slot_bytes});
   }
-  SLUICE_TRY(const auto queue, IoQueue::create(files, io, &Reads::on_read, &reads));
+  IoOptions from_disk = io;
+  from_disk.page_cache = false;
+  SLUICE_TRY(const auto queue, IoQueue::create(files, from_disk, &Reads::on_read, &reads));
   reads.queue = queue.get();
   probe.mode = queue->mode();
   std::vector<double> rates;
@@ -164,6 +166,8 @@ Result<DiskProbe> probe_disk(std::span<const File* const> files,
   if (reads.failure) return *reads.failure;
   probe.bytes = reads.bytes;
   probe.seconds = seconds_since(start);
+  // Over before the first window was.
+  if (rates.empty()) rates.push_back(static_cast<double>(probe.bytes) / probe.seconds);
   probe.bytes_per_s = {static_cast<double>(probe.bytes) / probe.seconds,
                        estimate_of(std::move(rates)).spread};
   return probe;

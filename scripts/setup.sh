@@ -34,7 +34,7 @@ sluice_missing_packages() {
   local packages="g++ cmake ninja-build pkg-config libboost$boost-dev libboost-json$boost-dev libspdlog-dev libfmt-dev
     libcli11-dev libtomlplusplus-dev libpcre2-dev libutf8proc-dev libxxhash-dev libedit-dev libgtest-dev"
   if [ "$1" != build ]; then
-    packages="$packages python3 python3-venv python3-numpy ca-certificates"
+    packages="$packages python3 python3-venv python3-numpy ca-certificates libbenchmark-dev"
     # The kernels for ARM, built across and run under an emulator.
     case $(dpkg --print-architecture) in amd64) packages="$packages g++-aarch64-linux-gnu qemu-user googletest" ;; esac
   fi

@@ -36,6 +36,7 @@ struct ReadRequest {
 struct IoStats {
   uint64_t reads = 0, bytes = 0, retries = 0, failures = 0;
   double busy_s = 0;               // time during which at least one read was in flight
+  uint64_t cached_bytes = 0;       // copied from the page cache instead; not in `bytes`, not in busy_s
 };
 
 enum class IoMode : uint8_t { kDirect, kBuffered, kVirtual, kMmap };
@@ -49,6 +50,7 @@ struct IoOptions {
       4;  // reads in flight; 0: what ReadControl finds, from the device's shape in `shapes` on
   uint64_t request_bytes = ReadShape::kMostRequest;  // of one read, at most; with n_threads 0 found too
   ReadBook* shapes = nullptr;      // outlives the queue; null: nothing is remembered
+  bool page_cache = false;         // kDirect: what the page cache holds already is copied from there
   FillShare* share = nullptr;      // outlives the queue, of all models; null: one of its own
   double virtual_bytes_per_s = 0;  // kVirtual
   IoFault* fault = nullptr;        // null: that of the process

@@ -158,6 +158,12 @@ class Cli(unittest.TestCase):
         self.assertEqual((doc["schema"], doc["ctx"], len(doc["rows"])), ("sluice.plan.v1", 128, 1))
         self.assertEqual(doc["rows"][0]["budget_bytes"], 64 * MiB)
 
+    def test_kv_of_eight_bits_takes_little_more_than_half(self):
+        whole, half = (json.loads(sluice("plan", "demo", "--ctx", "1024", "--kv", t, "--json").stdout) for t in ("f16", "q8_0"))
+        self.assertEqual((whole["kv_type"], half["kv_type"]), ("f16", "q8_0"))
+        ratio = half["rows"][-1]["kv_bytes"] / whole["rows"][-1]["kv_bytes"]
+        self.assertAlmostEqual(ratio, 34 / 64, delta=0.02)
+
     def test_a_path_is_planned_and_not_registered(self):
         other = os.path.join(D.dir, "by path.gguf")
         shutil.copy(MODEL, other)
@@ -168,7 +174,7 @@ class Cli(unittest.TestCase):
         self.assertIn("budgets[0]", sluice("plan", "demo", "--budget", "lots", check=1).stderr)
         sluice("plan", "nobody", check=5)
         sluice("plan", "demo", "--ctx", "0", check=2)
-        sluice("plan", "demo", "--kv", "q8_0", check=2)
+        sluice("plan", "demo", "--kv", "q4_0", check=2)
         sluice("plan", check=2)
         self.assertIn("model's own context", sluice("plan", "demo", "--ctx", "99999999", check=1).stderr)
 

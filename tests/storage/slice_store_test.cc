@@ -75,6 +75,10 @@ class SliceStoreTest : public testing::Test {
                  .value();
   }
 
+  int file_fd() {
+    if (file_.fd() < 0) file_ = File::open_regular(path_).value();
+    return file_.fd();
+  }
   uint64_t device() const { return File::open_regular(path_).value().identity().value().dev; }
 
   // One pass over everything, three slices asked for at a time; checks every byte.
@@ -449,6 +453,32 @@ TEST_F(SliceStoreTest, FillsWithHalfOfTheDiskBesideAnothersPass) {
   other->fill_ahead();
   EXPECT_FALSE(share.busy());
   EXPECT_TRUE(filled(schedule_.size()));
+  store_.reset();
+}
+
+// What the page cache holds is not read again from the disk; what it does not hold is not brought there.
+TEST_F(SliceStoreTest, CopiesWhatThePageCacheHolds) {
+  const auto open_with_cache = [&] {
+    store_.reset();
+    file_ = File::open_regular(path_).value();
+    const File* files[] = {&file_};
+    SliceStoreOptions o;
+    o.io.page_cache = true;
+    store_ = SliceStore::create(files, *index_, schedule_, make_pin_order(schedule_), o, budget_).value();
+  };
+  ASSERT_EQ(::fsync(file_fd()), 0);
+  open_with_cache();
+  for (int i = 0; i < 3; ++i) ASSERT_TRUE(pass());
+  const IoStats warm = store_->stats().io;
+  if (store_->io_mode() != IoMode::kDirect || warm.cached_bytes == 0)
+    GTEST_SKIP() << "this kernel does not tell what its page cache holds, or has no direct reads here";
+  EXPECT_LT(warm.bytes, warm.cached_bytes);
+  ASSERT_EQ(::posix_fadvise(file_fd(), 0, 0, POSIX_FADV_DONTNEED), 0);
+  open_with_cache();
+  for (int i = 0; i < 3; ++i) ASSERT_TRUE(pass());
+  const IoStats cold = store_->stats().io;
+  EXPECT_EQ(cold.cached_bytes, 0u);
+  EXPECT_GT(cold.bytes, 0u);
   store_.reset();
 }
 
