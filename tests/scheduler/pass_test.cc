@@ -112,7 +112,9 @@ TEST_P(PassOnModels, KvOfEightBitsIsNearThatOfSixteen) {
   // A key or value is off by 1/254 of its group's largest at most. Where activations are quantised any such change moves
   // roundings behind it, so that the limit of what ships holds: 6 %. A router of random weights is often near a tie, and
   // another expert is no rounding.
-  if (model->hparams().n_experts == 0) EXPECT_LE(std::sqrt(off / all), 0.06);
+  if (model->hparams().n_experts == 0) {
+    EXPECT_LE(std::sqrt(off / all), 0.06);
+  }
   if (whole_groups) {
     EXPECT_GT(off, 0);
     EXPECT_LT(t.kv_bytes() * 100, s.kv_bytes() * 55);
