@@ -295,10 +295,10 @@ struct Drivers {
   using Act = ActQ8x256;
   using Group = typename U::Group;
   using Panel = x86::Panel;
+  using Rows = x86::Rows<U>;
   static constexpr int64_t kGroup = 256;
   static constexpr int64_t kPanelGroups = x86::kPanelGroups;
   static constexpr WeightType kType = U::kType;
-  static constexpr auto rows = row_driver<U>;
   static constexpr auto fill = fill_panel<U>;
   template <int kTokens>
   static constexpr auto panel = panel_driver<U, kTokens>;

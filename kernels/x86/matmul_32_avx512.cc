@@ -73,7 +73,6 @@ struct RowSums {
 
 // Groups of four rows: the second and the third change places.
 SLUICE_INLINE int64_t place_of(int64_t row) { return (row & 3) | (row & 4) << 1 | (row & 8) >> 1; }
-SLUICE_INLINE __m512 in_row_order(__m512 v) { return _mm512_shuffle_f32x4(v, v, 0xd8); }
 
 // One token's activations: two groups a vector.
 struct PreparedToken {
@@ -126,12 +125,7 @@ SLUICE_INLINE void fold_rows(const __m256i* sums, __m512i* out) {
   const auto half = [&](int first, __m512i* v) {  // rows first .. first + 3 and first + 8 ..
     __m512i t[4];
     for (int i = 0; i < 4; ++i) t[i] = halves_512(sums[first + i], sums[first + 8 + i]);
-    const __m512i a = _mm512_unpacklo_epi32(t[0], t[1]), b = _mm512_unpackhi_epi32(t[0], t[1]);
-    const __m512i c = _mm512_unpacklo_epi32(t[2], t[3]), d = _mm512_unpackhi_epi32(t[2], t[3]);
-    v[0] = _mm512_unpacklo_epi64(a, c);
-    v[1] = _mm512_unpackhi_epi64(a, c);
-    v[2] = _mm512_unpacklo_epi64(b, d);
-    v[3] = _mm512_unpackhi_epi64(b, d);
+    transpose_lanes_4x4(t, v);
   };
   __m512i low[4], high[4];
   half(0, low);
@@ -166,40 +160,30 @@ accumulate_rows(const RowSums& sums, int64_t n_groups, const ActQ8x32* act, __m5
   return acc;
 }
 
+// How matmul_avx512.h goes through the rows.
 template <class U>
-void row_driver(const uint8_t* w,
-                int64_t w_stride,
-                int64_t n_rows,
-                int64_t n_groups,
-                const uint8_t* x,
-                int64_t x_stride,
-                int64_t n_tokens,
-                float* y,
-                int64_t y_stride) {
-  PreparedToken prepared[kRowTokens];
-  RowSums sums;
-  for (int64_t g0 = 0; g0 < n_groups; g0 += kRowGroups) {
-    const int64_t n = n_groups - g0 < kRowGroups ? n_groups - g0 : kRowGroups;
-    const ActQ8x32* act[kRowTokens];
-    for (int64_t t = 0; t < n_tokens; ++t) {
-      act[t] = reinterpret_cast<const ActQ8x32*>(x + t * x_stride) + g0;
-      prepare(act[t], n, prepared[t]);
-    }
-    const uint8_t* at = w + g0 * static_cast<int64_t>(sizeof(typename U::Group));
-    for (int64_t r = 0; r < n_rows; r += kWide, at += kWide * w_stride) {
-      const int64_t n_here = n_rows - r < kWide ? n_rows - r : kWide;
-      const __mmask16 rows = first_rows(n_here);
-      for (int64_t t = 0; t < n_tokens; ++t) {
-        for (int64_t i = 0; i < n_here; ++i) sum_row<U>(at + i * w_stride, n, prepared[t], i, sums);
-        float* out = y + t * y_stride + r;
-        __m512 acc = _mm512_setzero_ps();
-        if (g0 > 0) acc = in_row_order(_mm512_maskz_loadu_ps(rows, out));
-        acc = accumulate_rows<U>(sums, n, act[t], acc);
-        _mm512_mask_storeu_ps(out, rows, in_row_order(acc));
-      }
-    }
+struct Rows {
+  using Act = ActQ8x32;
+  using Group = typename U::Group;
+  using Prepared = PreparedToken;
+  using Sums = RowSums;
+  static constexpr int64_t kGroups = kRowGroups;
+  static SLUICE_INLINE void prepare(const Act* x, int64_t n_groups, Prepared& out) {
+    x86::prepare(x, n_groups, out);
   }
-}
+  static SLUICE_INLINE void sum(
+      const uint8_t* w, int64_t n_groups, const Prepared& x, const Act*, int64_t row, Sums& out) {
+    sum_row<U>(w, n_groups, x, row, out);
+  }
+  static SLUICE_INLINE __m512 accumulate(const Sums& sums,
+                                         int64_t n_groups,
+                                         const Act* act,
+                                         __m512 acc) {
+    return accumulate_rows<U>(sums, n_groups, act, acc);
+  }
+  // From and to place_of(): it undoes itself.
+  static SLUICE_INLINE __m512 reorder(__m512 v) { return _mm512_shuffle_f32x4(v, v, 0xd8); }
+};
 
 // 16 rows of up to kPanelGroups groups: vector j of a group holds weights 4j .. 4j + 3 of every
 // row.
@@ -281,10 +265,10 @@ struct Drivers {
   using Act = ActQ8x32;
   using Group = typename U::Group;
   using Panel = x86::Panel;
+  using Rows = x86::Rows<U>;
   static constexpr int64_t kGroup = 32;
   static constexpr int64_t kPanelGroups = x86::kPanelGroups;
   static constexpr WeightType kType = U::kType;
-  static constexpr auto rows = row_driver<U>;
   static constexpr auto fill = fill_panel<U>;
   template <int kTokens>
   static constexpr auto panel = panel_driver<U, kTokens>;

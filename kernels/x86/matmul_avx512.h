@@ -10,10 +10,50 @@ namespace {
 // From one token more on, a panel is unpacked once for all of them.
 constexpr int64_t kRowTokens = 3;
 
+// kRowTokens tokens at most, rows in the order of memory. R names what a token (Prepared) and
+// sixteen rows (Sums) are kept as for kGroups groups, and how: prepare (a token), sum (one row
+// times one token into Sums), accumulate (the definition's fmas of sixteen rows), reorder (floats
+// from the order of rows to that of Sums, and back).
+template <class R>
+void rows_in_turn(const uint8_t* w,
+                  int64_t w_stride,
+                  int64_t n_rows,
+                  int64_t n_groups,
+                  const uint8_t* x,
+                  int64_t x_stride,
+                  int64_t n_tokens,
+                  float* y,
+                  int64_t y_stride) {
+  typename R::Prepared prepared[kRowTokens];
+  typename R::Sums sums;
+  for (int64_t g0 = 0; g0 < n_groups; g0 += R::kGroups) {
+    const int64_t n = n_groups - g0 < R::kGroups ? n_groups - g0 : R::kGroups;
+    const typename R::Act* act[kRowTokens];
+    for (int64_t t = 0; t < n_tokens; ++t) {
+      act[t] = reinterpret_cast<const typename R::Act*>(x + t * x_stride) + g0;
+      R::prepare(act[t], n, prepared[t]);
+    }
+    const uint8_t* at = w + g0 * static_cast<int64_t>(sizeof(typename R::Group));
+    for (int64_t r = 0; r < n_rows; r += kWide, at += kWide * w_stride) {
+      const int64_t n_here = n_rows - r < kWide ? n_rows - r : kWide;
+      const __mmask16 rows = first_rows(n_here);
+      for (int64_t t = 0; t < n_tokens; ++t) {
+        for (int64_t i = 0; i < n_here; ++i)
+          R::sum(at + i * w_stride, n, prepared[t], act[t], i, sums);
+        float* out = y + t * y_stride + r;
+        __m512 acc = _mm512_setzero_ps();
+        if (g0 > 0) acc = R::reorder(_mm512_maskz_loadu_ps(rows, out));
+        acc = R::accumulate(sums, n, act[t], acc);
+        _mm512_mask_storeu_ps(out, rows, R::reorder(acc));
+      }
+    }
+  }
+}
+
 // KernelTable::matmul. D names the activation group (Act, of kGroup columns), the weight group
-// (Group), a Panel of kPanelGroups groups, and the drivers: rows (all of them, kRowTokens tokens at
-// most), fill (16 rows into a panel), panel<kTokens> (a panel times that many tokens; `first`: y is
-// not added to).
+// (Group), its Rows (R of rows_in_turn), a Panel of kPanelGroups groups, and the panel's drivers:
+// fill (16 rows into a panel), panel<kTokens> (a panel times that many tokens; `first`: y is not
+// added to).
 template <class D>
 void matmul(const void* w,
             int64_t w_stride,
@@ -27,15 +67,15 @@ void matmul(const void* w,
   const int64_t n_groups = n_cols / D::kGroup;
   const auto* xs = static_cast<const uint8_t*>(x);
   if (n_tokens <= kRowTokens)
-    return D::rows(static_cast<const uint8_t*>(w),
-                   w_stride,
-                   n_rows,
-                   n_groups,
-                   xs,
-                   x_stride,
-                   n_tokens,
-                   y,
-                   y_stride);
+    return rows_in_turn<typename D::Rows>(static_cast<const uint8_t*>(w),
+                                          w_stride,
+                                          n_rows,
+                                          n_groups,
+                                          xs,
+                                          x_stride,
+                                          n_tokens,
+                                          y,
+                                          y_stride);
   const uint8_t* at[kWide];
   for (int64_t r = 0; r < n_rows; r += kWide) {
     rows_of_16(w, w_stride, r, n_rows, at);

@@ -275,12 +275,7 @@ SLUICE_INLINE void fold_rows(const __m512i* parts, __m512i* out) {
                                        _mm512_shuffle_i64x2(p[2], p[3], 0xee));
     v[k] = _mm512_add_epi32(_mm512_shuffle_i64x2(a, b, 0x88), _mm512_shuffle_i64x2(a, b, 0xdd));
   }
-  const __m512i a = _mm512_unpacklo_epi32(v[0], v[1]), b = _mm512_unpackhi_epi32(v[0], v[1]);
-  const __m512i c = _mm512_unpacklo_epi32(v[2], v[3]), d = _mm512_unpackhi_epi32(v[2], v[3]);
-  out[0] = _mm512_unpacklo_epi64(a, c);
-  out[1] = _mm512_unpackhi_epi64(a, c);
-  out[2] = _mm512_unpacklo_epi64(b, d);
-  out[3] = _mm512_unpackhi_epi64(b, d);
+  transpose_lanes_4x4(v, out);
 }
 
 // The same where lane g of a row's parts is group g's alone.
@@ -324,43 +319,37 @@ accumulate_rows(const RowSums& sums, int64_t n_groups, const ActQ8x256* act, __m
   return acc;
 }
 
+// How matmul_avx512.h goes through the rows.
 template <class U>
-void row_driver(const uint8_t* w,
-                int64_t w_stride,
-                int64_t n_rows,
-                int64_t n_groups,
-                const uint8_t* x,
-                int64_t x_stride,
-                int64_t n_tokens,
-                float* y,
-                int64_t y_stride) {
-  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-  PreparedToken prepared[kRowTokens];
-  RowSums sums;
-  for (int64_t g0 = 0; g0 < n_groups; g0 += kRowGroups) {
-    const int64_t n = n_groups - g0 < kRowGroups ? n_groups - g0 : kRowGroups;
-    const ActQ8x256* act[kRowTokens];
-    for (int64_t t = 0; t < n_tokens; ++t) {
-      act[t] = reinterpret_cast<const ActQ8x256*>(x + t * x_stride) + g0;
-      prepare<U>(act[t], n, prepared[t]);
-    }
-    const uint8_t* at = w + g0 * static_cast<int64_t>(sizeof(typename U::Group));
-    for (int64_t r = 0; r < n_rows; r += kWide, at += kWide * w_stride) {
-      const int64_t n_here = n_rows - r < kWide ? n_rows - r : kWide;
-      const __mmask16 rows = first_rows(n_here);
-      for (int64_t t = 0; t < n_tokens; ++t) {
-        for (int64_t i = 0; i < n_here; ++i)
-          sum_row<U>(at + i * w_stride, n, prepared[t], act[t], i, sums);
-        __m512 acc = _mm512_setzero_ps();
-        float* out = y + t * y_stride + r;
-        // The order undoes itself.
-        if (g0 > 0) acc = _mm512_permutexvar_ps(order, _mm512_maskz_loadu_ps(rows, out));
-        acc = accumulate_rows<U>(sums, n, act[t], acc);
-        _mm512_mask_storeu_ps(out, rows, _mm512_permutexvar_ps(order, acc));
-      }
-    }
+struct Rows {
+  using Act = ActQ8x256;
+  using Group = typename U::Group;
+  using Prepared = PreparedToken;
+  using Sums = RowSums;
+  static constexpr int64_t kGroups = kRowGroups;
+  static SLUICE_INLINE void prepare(const Act* x, int64_t n_groups, Prepared& out) {
+    x86::prepare<U>(x, n_groups, out);
   }
-}
+  static SLUICE_INLINE void sum(const uint8_t* w,
+                                int64_t n_groups,
+                                const Prepared& x,
+                                const Act* act,
+                                int64_t row,
+                                Sums& out) {
+    sum_row<U>(w, n_groups, x, act, row, out);
+  }
+  static SLUICE_INLINE __m512 accumulate(const Sums& sums,
+                                         int64_t n_groups,
+                                         const Act* act,
+                                         __m512 acc) {
+    return accumulate_rows<U>(sums, n_groups, act, acc);
+  }
+  // From and to the order of RowSums::d: it undoes itself.
+  static SLUICE_INLINE __m512 reorder(__m512 v) {
+    return _mm512_permutexvar_ps(
+        _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), v);
+  }
+};
 
 }  // namespace
 }  // namespace sluice::kernels::x86

@@ -125,6 +125,16 @@ SLUICE_INLINE __m512i biased_iq4_values() {
       _mm_xor_si128(_mm256_castsi256_si128(iq4_values()), _mm_set1_epi8(-128)));
 }
 
+// Within each 128-bit lane: element e of out[i] is element i of v[e].
+SLUICE_INLINE void transpose_lanes_4x4(const __m512i* v, __m512i* out) {
+  const __m512i a = _mm512_unpacklo_epi32(v[0], v[1]), b = _mm512_unpackhi_epi32(v[0], v[1]);
+  const __m512i c = _mm512_unpacklo_epi32(v[2], v[3]), d = _mm512_unpackhi_epi32(v[2], v[3]);
+  out[0] = _mm512_unpacklo_epi64(a, c);
+  out[1] = _mm512_unpackhi_epi64(a, c);
+  out[2] = _mm512_unpacklo_epi64(b, d);
+  out[3] = _mm512_unpackhi_epi64(b, d);
+}
+
 // 16 bytes at each of 16 addresses as columns: out[i] lane r = dword i of row r. Loads put rows
 // into lanes, so that two shuffles a column are left of a transposition.
 SLUICE_INLINE void columns_of_16(const uint8_t* const* at, int64_t offset, __m512i* out) {
@@ -135,12 +145,7 @@ SLUICE_INLINE void columns_of_16(const uint8_t* const* at, int64_t offset, __m51
     v[e] = _mm512_mask_broadcast_i32x4(v[e], 0x0f00, load_128(at[8 + e] + offset));
     v[e] = _mm512_mask_broadcast_i32x4(v[e], 0xf000, load_128(at[12 + e] + offset));
   }
-  const __m512i a = _mm512_unpacklo_epi32(v[0], v[1]), b = _mm512_unpackhi_epi32(v[0], v[1]);
-  const __m512i c = _mm512_unpacklo_epi32(v[2], v[3]), d = _mm512_unpackhi_epi32(v[2], v[3]);
-  out[0] = _mm512_unpacklo_epi64(a, c);
-  out[1] = _mm512_unpackhi_epi64(a, c);
-  out[2] = _mm512_unpacklo_epi64(b, d);
-  out[3] = _mm512_unpackhi_epi64(b, d);
+  transpose_lanes_4x4(v, out);
 }
 
 SLUICE_INLINE __m512i low_nibbles(__m512i v) { return _mm512_and_si512(v, _mm512_set1_epi8(15)); }
