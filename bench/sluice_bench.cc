@@ -15,6 +15,7 @@
 #include <random>
 
 #include "base/bytes.h"
+#include "scheduler/driver_probe.h"
 #include "scheduler/kernel_choice.h"
 #include "scheduler/pass.h"
 #include "scheduler/predict.h"
@@ -34,6 +35,7 @@ struct Options {
   std::string kv = "f16";
   int rounds = 1;
   bool json = false;
+  bool tune_drivers = false;
   std::string budget;                // empty: no limit, the mapping is used
   std::string io = "auto";
   int io_threads = 4;
@@ -224,6 +226,16 @@ Result<void> bench(const Options& o) {
   if (total < 1 || total > model->hparams().max_seq_len) {
     return Error{"invalid_request", fmt::format("--prompt + --gen is {}, allowed 1..{}", total, model->hparams().max_seq_len)};
   }
+  boost::json::object drivers;
+  if (o.tune_drivers) {
+    Budget own;
+    SLUICE_TRY(DriverProbe probe, DriverProbe::create(own));
+    for (const kernels::WeightType type : matrix_types(*model)) {
+      const kernels::DriverWidths w = probe.find(type);
+      drivers[kernels::info(type).name] = {{"row_tokens", w.row_tokens},
+                                           {"tile_tokens", w.tile_tokens}};
+    }
+  }
   uint64_t limit = Budget::kUnlimited;
   if (!o.budget.empty()) {
     SLUICE_TRY(limit, parse_size(o.budget));
@@ -308,6 +320,7 @@ Result<void> bench(const Options& o) {
             {"stall_ratio", (after.stall_s - before.stall_s) / elapsed},
             {"bound_tok_per_s", per_pass > 0 ? disk / per_pass : 0.0}};
   }
+  if (o.tune_drivers) more["drivers"] = std::move(drivers);
   if (predicted) {
     const Prediction& p = predicted->prediction;
     more["predicted_tok_per_s"] = p.tok_per_s.likely;
@@ -346,6 +359,9 @@ int main(int argc, char** argv) {
       ->check(CLI::Range(0, 64));
   app.add_option("--io-replay", o.io_replay_s, "SECONDS of a pass's reads with compute off")->check(CLI::Range(0.0, 3600.0));
   app.add_option("--virtual-disk", o.virtual_disk, "BYTES_PER_S: pace reads of a file that is in the page cache");
+  app.add_flag("--tune-drivers",
+               o.tune_drivers,
+               "first find which kernel drivers are best here for how many tokens, as a daemon does");
   app.add_flag("--json", o.json, "one JSON document");
   CLI11_PARSE(app, argc, argv);
   if (auto kernels = sluice::check_kernel_choice(); !kernels) {

@@ -4,12 +4,14 @@
 
 #include <algorithm>
 #include <functional>
+#include <optional>
 #include <string_view>
 
 #include "base/log.h"
 #include "base/process_memory.h"
 #include "base/text_escape.h"
 #include "kernels/kernels.h"
+#include "scheduler/driver_probe.h"
 #include "scheduler/residency.h"
 
 namespace sluice {
@@ -111,6 +113,7 @@ App::App(ServerOptions o, int threads)
   registry.on_event = [this](std::string_view type, const std::string&, boost::json::object more) {
     events.publish(type, std::move(more));
   };
+  registry.before_engine = [this](const Model& model) { tune_drivers(model); };
   budget_control.on_change = [this](const BudgetChangeDoc& c) {
     const BudgetStateDoc now = budget_control.state();
     boost::json::object e{{"limit", nullptr},
@@ -129,6 +132,25 @@ App::App(ServerOptions o, int threads)
 }
 
 App::~App() { set_log_tap(nullptr); }
+
+void App::tune_drivers(const Model& model) {
+  const std::lock_guard one_at_a_time(measurements.probing);
+  std::optional<DriverProbe> probe;
+  for (const kernels::WeightType type : matrix_types(model)) {
+    if (const auto known = measurements.drivers(type)) {
+      kernels::set_driver_widths(type, *known);
+      continue;
+    }
+    if (!probe) {
+      // Other models' pins are not given up for it.
+      if (budget.available() < DriverProbe::memory_bytes()) return;
+      auto made = DriverProbe::create(budget);
+      if (!made) return;
+      probe.emplace(std::move(made).value());
+    }
+    measurements.set_drivers(type, probe->find(type));
+  }
+}
 
 bool App::may_manage(uint32_t uid) const { return uid == 0 || uid == ::geteuid(); }
 

@@ -118,6 +118,9 @@ struct App {
   StatusDoc status(uint32_t uid) const;
   // The HTTP face of an error from queue.submit().
   ApiError admission_error(Error error) const;
+  // The kernels' drivers as they are best on this host for the types of this model: what is not
+  // known yet is measured, if there is memory for it.
+  void tune_drivers(const Model& model);
   std::string pressure_level() const { return pressure_level_name(memory_watch.level()); }
 };
 

@@ -10,6 +10,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <fstream>
 #include <utility>
 
 #include "base/log.h"
@@ -24,6 +25,7 @@ namespace {
 namespace json = boost::json;
 
 constexpr size_t kMostModels = 256;
+constexpr size_t kMostHosts = 16;
 constexpr uint64_t kMostBytes = 1u << 20;
 constexpr int64_t kSaveEvery_ms = 30'000;
 
@@ -75,6 +77,13 @@ ModelMeasurements model_of(const json::object& o) {
   return m;
 }
 
+// As the kernels take them: -1 is the default.
+int width_of(const json::object& o, std::string_view key) {
+  const auto* v = o.if_contains(key);
+  if (v == nullptr || !v->is_int64()) return -1;
+  return static_cast<int>(std::clamp<int64_t>(v->get_int64(), -1, kernels::kMostTileTokens));
+}
+
 int64_t last_use(const ModelMeasurements& m) {
   return std::max({m.disk_at_ms, m.compute_at_ms, m.learned_at_ms});
 }
@@ -116,8 +125,19 @@ std::string compute_signature(int n_threads) {
   return fmt::format("{} {}", n_threads, kernels::kernels().name);
 }
 
+std::string driver_signature() {
+  std::ifstream cpus("/proc/cpuinfo");
+  std::string line, processor = "unknown";
+  while (std::getline(cpus, line)) {
+    if (line.rfind("model name", 0) != 0 || line.find(": ") == std::string::npos) continue;
+    processor = line.substr(line.find(": ") + 2);
+    break;
+  }
+  return fmt::format("{} {}", processor, kernels::kernels().name);
+}
+
 Measurements::Measurements(std::string state_dir)
-    : path_(state_dir.empty() ? "" : state_dir + "/measurements.json") {
+    : path_(state_dir.empty() ? "" : state_dir + "/measurements.json"), host_(driver_signature()) {
   if (!path_.empty()) load();
 }
 
@@ -135,10 +155,25 @@ void Measurements::load() {
       if (item.value().is_object() && models_.size() < kMostModels)
         models_[std::string(item.key())] = model_of(item.value().get_object());
     }
+    load_drivers(*o);
   } else if (!document || !document.value().is_null()) {
     spdlog::warn("measured speeds are ignored and measured anew: {} file={}",
                  document ? "no list of models" : document.error().what,
                  path_);
+  }
+}
+
+void Measurements::load_drivers(const json::object& document) {
+  const auto* hosts = document.if_contains("drivers");
+  if (hosts == nullptr || !hosts->is_object()) return;
+  for (const auto& host : hosts->get_object()) {
+    if (!host.value().is_object() || drivers_.size() >= kMostHosts) continue;
+    DriversOfHost& of_host = drivers_[std::string(host.key())];
+    for (const auto& item : host.value().get_object()) {
+      const auto* o = item.value().if_object();
+      if (o == nullptr || of_host.size() >= static_cast<size_t>(kernels::kNWeightTypes)) continue;
+      of_host[std::string(item.key())] = {width_of(*o, "row_tokens"), width_of(*o, "tile_tokens")};
+    }
   }
 }
 
@@ -157,7 +192,16 @@ void Measurements::save() {
                                {"learned_at_ms", m.learned_at_ms},
                                {"tokenizer_bytes", m.tokenizer_bytes}};
   }
-  const json::object document{{"schema", "sluice.measurements.v1"}, {"models", std::move(models)}};
+  json::object hosts;
+  for (const auto& [host, of_host] : drivers_) {
+    json::object types;
+    for (const auto& [type, w] : of_host)
+      types[type] = json::object{{"row_tokens", w.row_tokens}, {"tile_tokens", w.tile_tokens}};
+    hosts[host] = std::move(types);
+  }
+  const json::object document{{"schema", "sluice.measurements.v1"},
+                              {"models", std::move(models)},
+                              {"drivers", std::move(hosts)}};
   if (!write_document(path_, json_text(document) + "\n"))
     spdlog::warn("measured speeds cannot be kept: {} file={}",
                  errno_error("io_error", "write", errno).what,
@@ -207,6 +251,25 @@ void Measurements::set_tokenizer(const std::string& key, uint64_t bytes) {
   const std::lock_guard lock(mutex_);
   models_[key].tokenizer_bytes = bytes;
   touch(false);
+}
+
+std::optional<kernels::DriverWidths> Measurements::drivers(kernels::WeightType type) const {
+  const std::lock_guard lock(mutex_);
+  const auto host = drivers_.find(host_);
+  if (host == drivers_.end()) return std::nullopt;
+  const auto found = host->second.find(kernels::info(type).name);
+  if (found == host->second.end()) return std::nullopt;
+  return found->second;
+}
+
+void Measurements::set_drivers(kernels::WeightType type, const kernels::DriverWidths& widths) {
+  const std::lock_guard lock(mutex_);
+  // What is known of other processors makes room.
+  while (drivers_.size() >= kMostHosts && drivers_.count(host_) == 0) {
+    drivers_.erase(drivers_.begin());
+  }
+  drivers_[host_][kernels::info(type).name] = widths;
+  touch(true);
 }
 
 void Measurements::learn(const Model& model,

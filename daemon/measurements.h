@@ -3,6 +3,7 @@
 // log line, since all of it can be measured again. Thread-safe.
 #pragma once
 
+#include <boost/json/object.hpp>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -10,6 +11,7 @@
 #include <optional>
 #include <string>
 
+#include "kernels/driver_widths.h"
 #include "scheduler/engine.h"
 #include "scheduler/model_loader.h"
 #include "scheduler/predict.h"
@@ -40,6 +42,9 @@ class Measurements {
   void set_disk(const std::string& key, const Estimate& bytes_per_s);
   void set_compute(const std::string& key, const Speeds& speeds, const std::string& by);
   void set_tokenizer(const std::string& key, uint64_t bytes);
+  // Of this host's processor, with these kernels.
+  std::optional<kernels::DriverWidths> drivers(kernels::WeightType type) const;
+  void set_drivers(kernels::WeightType type, const kernels::DriverWidths& widths);
   // Held while something is probed: two probes at a time would measure each other.
   std::mutex probing;
   // After a generation, on the thread that computed it. Writes at most every half minute.
@@ -47,15 +52,22 @@ class Measurements {
 
  private:
   void load();
+  void load_drivers(const boost::json::object& document);
   void touch(bool now);  // mutex_ held
   void save();           // mutex_ held
 
   const std::string path_;  // empty: nothing is kept
   mutable std::mutex mutex_;
   std::map<std::string, ModelMeasurements> models_;  // guarded by mutex_; at most kMostModels
+  using DriversOfHost = std::map<std::string, kernels::DriverWidths>;  // by the type's name
+  const std::string host_;                                             // driver_signature()
+  std::map<std::string, DriversOfHost> drivers_;  // guarded by mutex_; at most kMostHosts
   int64_t saved_at_ms_ = 0;                          // guarded by mutex_
   bool unsaved_ = false;                             // guarded by mutex_
 };
+
+// What the speeds of a kernel's drivers depend on: "AMD EPYC avx512".
+std::string driver_signature();
 
 // "2 avx2": what compute speeds depend on besides the model.
 std::string compute_signature(int n_threads);

@@ -479,6 +479,7 @@ Result<std::shared_ptr<LoadedModel>> ModelRegistry::load(const EntryPtr& entry, 
     auto opened = open_unchanged(*entry);
     if (!opened) return too_small(opened.error()) ? does_not_fit(opened.error()) : opened.error();
     SLUICE_TRY(model, Model::load(std::move(opened.value().checked)));
+    if (before_engine) before_engine(*model);
   }
   EngineOptions options;
   options.max_seq_len = ctx;

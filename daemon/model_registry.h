@@ -123,6 +123,10 @@ class ModelRegistry {
   std::function<void(std::string_view type, const std::string& model, boost::json::object more)>
       on_event;
 
+  // Told of a model whose weights are about to be used; on the loading thread, never under our
+  // lock. Set before anything runs.
+  std::function<void(const Model&)> before_engine;
+
   // Reads models.json. An unreadable file is put aside with a log line: the daemon starts without
   // it.
   void restore();

@@ -86,6 +86,8 @@ struct KernelTable {
   //   x  n_tokens vectors in the type's ActFormat, `x_stride` bytes apart; 16-byte aligned
   // Bit-identical for every split of rows and tokens over calls.
   MatmulFn matmul[kNWeightTypes];
+  // matmul has drivers on tiles (driver_widths.h).
+  bool tiles;
 
   // The same by the prompt definition, and the format of its x; null where prompts follow the row definition.
   PromptDefinition prompt_definition;

@@ -8,7 +8,7 @@ namespace sluice::kernels::arm {
 namespace {
 
 struct CoreDotprod {
-  static constexpr int64_t kPanelTokens = 4;
+  static constexpr int kRowTokens = 3;
 
   // 16 weights of 4 rows; out[i] holds weights 4i .. 4i + 3 of every row.
   static SLUICE_INLINE void pack(const int8x16_t* rows, int8x16_t* out) {

@@ -8,7 +8,7 @@ namespace sluice::kernels::arm {
 namespace {
 
 struct CoreI8mm {
-  static constexpr int64_t kPanelTokens = 2;
+  static constexpr int kRowTokens = 1;
 
   // 16 weights of 4 rows: rows 0 and 1, then 2 and 3, of the first eight weights; then of the
   // second eight.

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/arm/unpack_neon.h"
+#include "kernels/driver_widths.h"
 
 namespace sluice::kernels::arm {
 namespace {
@@ -24,7 +25,8 @@ SLUICE_INLINE void prefetch_share(const uint8_t* next, int64_t g) {
 }
 
 // KernelTable::matmul. D names the activation group (Act, of kGroup columns), a Panel of
-// kPanelGroups groups, from how many tokens on it pays (kPanelTokens), and the drivers: row (4
+// kPanelGroups groups, up to how many tokens rows go one
+// by one unless set otherwise (kRowTokens), and the drivers: row (4
 // rows, one token), fill (4 rows into a panel), panel<kTokens> (a panel times that many tokens;
 // `first`: y is not added to). `rows`: how many of the 4 are stored.
 template <class D>
@@ -39,13 +41,14 @@ void matmul(const void* w,
             int64_t y_stride) noexcept {
   const int64_t n_groups = n_cols / D::kGroup;
   const auto* xs = static_cast<const uint8_t*>(x);
+  const bool by_row = n_tokens <= row_tokens(D::kType, D::kRowTokens);
   const uint8_t* at[kLanes];
   for (int64_t r = 0; r < n_rows; r += kLanes) {
     rows_of_4(w, w_stride, r, n_rows, at);
     const int64_t next_row = r + kLanes < n_rows ? r + kLanes : r;
     const uint8_t* next = static_cast<const uint8_t*>(w) + next_row * w_stride;
     const int64_t rows = n_rows - r;
-    if (n_tokens < D::kPanelTokens) {
+    if (by_row) {
       for (int64_t t = 0; t < n_tokens; ++t) {
         const auto* act = reinterpret_cast<const typename D::Act*>(xs + t * x_stride);
         D::row(at, next, n_groups, act, y + t * y_stride + r, rows);

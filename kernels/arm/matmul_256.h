@@ -66,7 +66,7 @@ struct Matmul256 {
   using Act = ActQ8x256;
   using Group = typename U::Group;
   static constexpr int64_t kGroup = 256;
-  static constexpr int64_t kPanelTokens = Core::kPanelTokens;
+  static constexpr int kRowTokens = Core::kRowTokens;
   static constexpr WeightType kType = U::kType;
   static constexpr int64_t kPanelGroups = 4;
   static constexpr int kSixteens = U::kScaled / 16;

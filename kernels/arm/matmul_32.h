@@ -23,7 +23,7 @@ struct Matmul32 {
   using Act = ActQ8x32;
   using Group = typename U::Group;
   static constexpr int64_t kGroup = 32;
-  static constexpr int64_t kPanelTokens = Core::kPanelTokens;
+  static constexpr int kRowTokens = Core::kRowTokens;
   static constexpr WeightType kType = U::kType;
   // Columns whose unpacked weights are kept while all tokens pass by: 4 rows of 1024 bytes stay in
   // L1.

@@ -15,6 +15,7 @@
 // Groups of 32: the B tiles are two times 16 rows of one group.
 #pragma once
 
+#include "kernels/driver_widths.h"
 #include "kernels/x86/definitions_avx512.h"
 #include "kernels/x86/tiles_amx.h"
 #include "kernels/x86/x86.h"
@@ -23,10 +24,10 @@ namespace sluice::kernels::x86 {
 namespace {
 
 constexpr int kTileTokens = 16;
-// Fewer tokens are left to the AVX-512 drivers. Not measured; a last tile may begin before its
-// first token, and must not begin before token 0.
-constexpr int64_t kAmxTokens = 16;
-static_assert(kAmxTokens >= kTileTokens);
+// Fewer tokens are left to the AVX-512 drivers, unless set otherwise. A last tile may begin before
+// its first token, and must not begin before token 0.
+constexpr int kAmxTokens = 16;
+static_assert(kAmxTokens >= kTileTokens && kLeastTileTokens >= kTileTokens);
 // Pairs of B tiles, for each of its groups, that a panel holds: about 150 KiB of the stack.
 constexpr int64_t kPanelPairs = 8;
 
@@ -391,7 +392,7 @@ void matmul_amx(const void* w,
                 int64_t n_tokens,
                 float* y,
                 int64_t y_stride) noexcept {
-  if (n_tokens < kAmxTokens) {
+  if (n_tokens < tile_tokens(D::kType, kAmxTokens)) {
     avx512_kernels().matmul[static_cast<int>(D::kType)](
         w, w_stride, n_rows, n_cols, x, x_stride, n_tokens, y, y_stride);
     return;
@@ -434,6 +435,7 @@ void set_matmul_amx(KernelTable& t) {
 
 template <class Tiles>
 void fill_matmul_tiles(KernelTable& t) {
+  t.tiles = true;
   set_matmul_amx<Tiles, Of32<U8_0>>(t);
   set_matmul_amx<Tiles, Of32<U8_1>>(t);
   set_matmul_amx<Tiles, Of32<U4_0>>(t);

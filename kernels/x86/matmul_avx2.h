@@ -2,13 +2,14 @@
 // tokens, or a panel that is unpacked once for all of them.
 #pragma once
 
+#include "kernels/driver_widths.h"
 #include "kernels/x86/vector_avx2.h"
 
 namespace sluice::kernels::x86 {
 namespace {
 
-// From this many tokens on, a panel is unpacked once for all of them.
-constexpr int64_t kPanelTokens = 4;
+// From one token more on, a panel is unpacked once for all of them, unless set otherwise.
+constexpr int kRowTokens = 3;
 
 // The integer products of a set of instructions. kDotBytes: add_bytes(sum, u8, s8) adds the
 // products of four bytes each to int32. Otherwise pairs of bytes are multiplied to int16, with
@@ -71,12 +72,13 @@ void matmul(const void* w,
             int64_t y_stride) noexcept {
   const int64_t n_groups = n_cols / D::kGroup;
   const auto* xs = static_cast<const uint8_t*>(x);
+  const bool by_row = n_tokens <= row_tokens(D::kType, kRowTokens);
   const uint8_t* at[kLanes];
   for (int64_t r = 0; r < n_rows; r += kLanes) {
     rows_of_8(w, w_stride, r, n_rows, at);
     const uint8_t* next = static_cast<const uint8_t*>(w) + next_rows(r, n_rows) * w_stride;
     const __m256i lanes = first_lanes(n_rows - r);
-    if (n_tokens < kPanelTokens) {
+    if (by_row) {
       for (int64_t t = 0; t < n_tokens; ++t) {
         const auto* act = reinterpret_cast<const typename D::Act*>(xs + t * x_stride);
         D::row(at, next, n_groups, act, y + t * y_stride + r, lanes);

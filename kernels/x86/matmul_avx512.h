@@ -2,15 +2,16 @@
 // tokens, or a panel that is unpacked once for all of them.
 #pragma once
 
+#include "kernels/driver_widths.h"
 #include "kernels/x86/vector_avx512.h"
 
 namespace sluice::kernels::x86 {
 namespace {
 
-// From one token more on, a panel is unpacked once for all of them.
-constexpr int64_t kRowTokens = 3;
+// From one token more on, a panel is unpacked once for all of them, unless set otherwise.
+constexpr int kRowTokens = 2;
 
-// kRowTokens tokens at most, rows in the order of memory. R names what a token (Prepared) and
+// kMostRowTokens tokens at most, rows in the order of memory. R names what a token (Prepared) and
 // sixteen rows (Sums) are kept as for kGroups groups, and how: prepare (a token), sum (one row
 // times one token into Sums), accumulate (the definition's fmas of sixteen rows), reorder (floats
 // from the order of rows to that of Sums, and back).
@@ -24,11 +25,11 @@ void rows_in_turn(const uint8_t* w,
                   int64_t n_tokens,
                   float* y,
                   int64_t y_stride) {
-  typename R::Prepared prepared[kRowTokens];
+  typename R::Prepared prepared[kMostRowTokens];
   typename R::Sums sums;
   for (int64_t g0 = 0; g0 < n_groups; g0 += R::kGroups) {
     const int64_t n = n_groups - g0 < R::kGroups ? n_groups - g0 : R::kGroups;
-    const typename R::Act* act[kRowTokens];
+    const typename R::Act* act[kMostRowTokens];
     for (int64_t t = 0; t < n_tokens; ++t) {
       act[t] = reinterpret_cast<const typename R::Act*>(x + t * x_stride) + g0;
       R::prepare(act[t], n, prepared[t]);
@@ -66,7 +67,7 @@ void matmul(const void* w,
             int64_t y_stride) noexcept {
   const int64_t n_groups = n_cols / D::kGroup;
   const auto* xs = static_cast<const uint8_t*>(x);
-  if (n_tokens <= kRowTokens)
+  if (n_tokens <= row_tokens(D::kType, kRowTokens))
     return rows_in_turn<typename D::Rows>(static_cast<const uint8_t*>(w),
                                           w_stride,
                                           n_rows,

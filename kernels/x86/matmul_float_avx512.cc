@@ -1,16 +1,18 @@
 // F64, F32, F16 and BF16 matrices with AVX-512, and the reference path of every type: the F32
 // definition, whose 16 partial sums are one vector. Four rows times four tokens make sixteen
 // independent chains of fmas and one tree of sums.
+#include "kernels/driver_widths.h"
 #include "kernels/x86/vector_avx512.h"
 #include "kernels/x86/x86.h"
 
 namespace sluice::kernels::x86 {
 namespace {
 
-constexpr int64_t kRowTokens = 2;  // more share the loads of four rows
+constexpr int kRowTokens = 2;  // more share the loads of four rows, unless set otherwise
 
 // 16 weights from element k on, those of `mask` only, as floats.
 struct LoadF64 {
+  static constexpr WeightType kType = WeightType::kF64;
   static constexpr int64_t kBytes = 8;
   static SLUICE_INLINE __m512 load(const uint8_t* row, int64_t k, __mmask16 mask) {
     const auto low = static_cast<__mmask8>(mask), high = static_cast<__mmask8>(mask >> 8);
@@ -21,18 +23,21 @@ struct LoadF64 {
   }
 };
 struct LoadF32 {
+  static constexpr WeightType kType = WeightType::kF32;
   static constexpr int64_t kBytes = 4;
   static SLUICE_INLINE __m512 load(const uint8_t* row, int64_t k, __mmask16 mask) {
     return _mm512_maskz_loadu_ps(mask, row + 4 * k);
   }
 };
 struct LoadF16 {
+  static constexpr WeightType kType = WeightType::kF16;
   static constexpr int64_t kBytes = 2;
   static SLUICE_INLINE __m512 load(const uint8_t* row, int64_t k, __mmask16 mask) {
     return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, row + 2 * k));
   }
 };
 struct LoadBF16 {
+  static constexpr WeightType kType = WeightType::kBF16;
   static constexpr int64_t kBytes = 2;
   static SLUICE_INLINE __m512 load(const uint8_t* row, int64_t k, __mmask16 mask) {
     const __m256i halves = _mm256_maskz_loadu_epi16(mask, row + 2 * k);
@@ -166,7 +171,7 @@ void matmul_float(const void* w,
                   int64_t y_stride) noexcept {
   const auto* rows = static_cast<const uint8_t*>(w);
   const auto* xs = static_cast<const uint8_t*>(x);
-  if (n_tokens <= kRowTokens)
+  if (n_tokens <= row_tokens(L::kType, kRowTokens))
     return rows_in_order<L>(rows, w_stride, n_rows, n_cols, xs, x_stride, n_tokens, y, y_stride);
   int64_t r = 0;
   for (; r + 4 <= n_rows; r += 4) {
@@ -210,17 +215,17 @@ void fill_reference(KernelTable& t) {
 }
 
 template <class L>
-void set_float(KernelTable& t, WeightType type) {
-  t.matmul[static_cast<int>(type)] = matmul_float<L>;
+void set_float(KernelTable& t) {
+  t.matmul[static_cast<int>(L::kType)] = matmul_float<L>;
 }
 
 }  // namespace
 
 void fill_matmul_float_avx512(KernelTable& t) noexcept {
-  set_float<LoadF64>(t, WeightType::kF64);
-  set_float<LoadF32>(t, WeightType::kF32);
-  set_float<LoadF16>(t, WeightType::kF16);
-  set_float<LoadBF16>(t, WeightType::kBF16);
+  set_float<LoadF64>(t);
+  set_float<LoadF32>(t);
+  set_float<LoadF16>(t);
+  set_float<LoadBF16>(t);
   fill_reference<0>(t);
 }
 

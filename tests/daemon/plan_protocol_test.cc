@@ -149,6 +149,54 @@ TEST(Measurements, OutliveTheProcess) {
   EXPECT_EQ(m.find("b").disk_at_ms, 0);
 }
 
+TEST(Measurements, DriversAreThoseOfTheHostAndOutliveTheProcess) {
+  using kernels::DriverWidths;
+  using kernels::WeightType;
+  const Folder folder;
+  {
+    Measurements m(folder.path);
+    EXPECT_EQ(m.drivers(WeightType::kQ4_K), std::nullopt);
+    m.set_drivers(WeightType::kQ4_K, {2, 24});
+    m.set_drivers(WeightType::kQ6_K, {-1, -1});
+  }
+  const Measurements m(folder.path);
+  EXPECT_EQ(m.drivers(WeightType::kQ4_K), (DriverWidths{2, 24}));
+  EXPECT_EQ(m.drivers(WeightType::kQ6_K), (DriverWidths{-1, -1}));
+  EXPECT_EQ(m.drivers(WeightType::kQ5_K), std::nullopt);
+}
+
+// Of other processors no more than 16 are kept, and this one's always; what is no width is the
+// default.
+TEST(Measurements, DriversOfOtherHostsAreNotThisOnesAndAreBounded) {
+  using kernels::WeightType;
+  const Folder folder;
+  {
+    std::ofstream out(folder.path + "/measurements.json");
+    out << R"({"models":{},"drivers":{)";
+    for (int i = 0; i < 40; ++i)
+      out << (i > 0 ? "," : "") << R"("host )" << i << R"(":{"Q4_K":{"row_tokens":2}})";
+    out << "}}";
+  }
+  {
+    Measurements m(folder.path);
+    EXPECT_EQ(m.drivers(WeightType::kQ4_K), std::nullopt);
+    m.set_drivers(WeightType::kQ4_K, {4, 16});
+  }
+  EXPECT_EQ(Measurements(folder.path).drivers(WeightType::kQ4_K),
+            (kernels::DriverWidths{4, 16}));
+  std::ifstream in(folder.path + "/measurements.json");
+  const std::string kept((std::istreambuf_iterator<char>(in)), {});
+  EXPECT_EQ(kept.find("host 39"), std::string::npos);
+
+  std::ofstream(folder.path + "/measurements.json")
+      << R"({"models":{},"drivers":{")" << driver_signature()
+      << R"(":{"Q4_K":{"row_tokens":"x","tile_tokens":1e9},"Q5_K":7,"Q6_K":{"row_tokens":999}}}})";
+  const Measurements odd(folder.path);
+  EXPECT_EQ(odd.drivers(WeightType::kQ4_K), (kernels::DriverWidths{-1, -1}));
+  EXPECT_EQ(odd.drivers(WeightType::kQ5_K), std::nullopt);
+  EXPECT_LE(odd.drivers(WeightType::kQ6_K)->row_tokens, kernels::kMostTileTokens);
+}
+
 TEST(Measurements, ABrokenFileIsIgnoredAndReplaced) {
   for (
       const char* text :

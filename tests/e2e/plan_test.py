@@ -100,6 +100,14 @@ class Http(unittest.TestCase):
         self.assertEqual(anew["source"], "probe")
         self.assertLess(anew["age_ms"], 5000)
 
+    def test_what_a_load_found_out_about_the_drivers_is_kept(self):
+        D.post("/v1/completions", {"model": "demo", "prompt": "a", "max_tokens": 1})
+        hosts = measured(D)["drivers"]
+        self.assertEqual(len(hosts), 1, hosts)
+        for widths in list(hosts.values())[0].values():
+            self.assertIn(widths["row_tokens"], range(-1, 5))
+            self.assertTrue(widths["tile_tokens"] == -1 or 16 <= widths["tile_tokens"] <= 64, widths)
+
     def test_bad_input_is_one_clear_400(self):
         for body, param in (({"budgets": ["lots"]}, "budgets"), ({"budgets": [0]}, "budgets"), ({"budgets": [-1]}, "budgets"),
                             ({"budgets": [1e30]}, "budgets"), ({"budgets": "1G"}, "budgets"), ({"budgets": [1] * 65}, "budgets"),

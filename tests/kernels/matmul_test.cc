@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "kernels/kernels.h"
+#include "kernels/driver_widths.h"
 #include "tests/kernels/variants.h"
 
 namespace sluice::kernels {
@@ -361,6 +362,44 @@ TEST_P(Matmul, EqualsScalarForEveryShapeAlignmentAndNumberOfTokens) {
           << " tokens, reference";
     }
   }
+}
+
+// Whatever the widths say: row by row, one panel for all, tiles from their fewest tokens on or never.
+TEST_P(Matmul, ForcedDriversGiveTheSameBits) {
+  REQUIRE_TABLE(table, GetParam());
+  Random random(12);
+  for (WeightType type : all_types()) {
+    const int64_t cols = group_of(type) == 1 ? 75 : 3 * group_of(type);
+    for (int rows = 0; rows <= kMostRowTokens; ++rows) {
+      for (const int tiles : {kLeastTileTokens, kLeastTileTokens + 3, kMostTileTokens}) {
+        set_driver_widths(type, {rows, tiles});
+        for (const int64_t tokens : {1, 2, 3, 4, 5, 15, 16, 18, 19, 40}) {
+          const Product p = make_product(random, type, 1 + random.below(40), cols, tokens);
+          const std::vector<float> act = quantised(scalar_kernels(), p);
+          EXPECT_TRUE(same_bits(multiply(*table, p, act), multiply(scalar_kernels(), p, act)))
+              << info(type).name << ", " << tokens << " tokens, rows up to " << rows
+              << ", tiles from " << tiles;
+        }
+      }
+    }
+    set_driver_widths(type, {-1, -1});
+  }
+}
+
+TEST(DriverWidths, AreBroughtWithinTheirBoundsAndGoBackToTheDefault) {
+  constexpr auto kType = WeightType::kQ4_K;
+  EXPECT_EQ(row_tokens(kType, 3), 3);
+  EXPECT_EQ(tile_tokens(kType, 16), 16);
+  set_driver_widths(kType, {1000, 1});
+  EXPECT_EQ(row_tokens(kType, 3), kMostRowTokens);
+  EXPECT_EQ(tile_tokens(kType, 20), kLeastTileTokens);
+  set_driver_widths(kType, {0, 1000});
+  EXPECT_EQ(row_tokens(kType, 3), 0);
+  EXPECT_EQ(tile_tokens(kType, 16), kMostTileTokens);
+  EXPECT_EQ(row_tokens(WeightType::kQ5_K, 3), 3) << "another type's";
+  set_driver_widths(kType, {-1, -1});
+  EXPECT_EQ(row_tokens(kType, 2), 2);
+  EXPECT_EQ(tile_tokens(kType, 24), 24);
 }
 
 // More rows, columns and tokens than any driver holds at once.

@@ -1,5 +1,6 @@
 sluice_test(scheduler_tests
   SOURCES
+    scheduler/driver_probe_test.cc
     scheduler/engine_properties_test.cc
     scheduler/pin_shares_test.cc
     scheduler/run_queue_test.cc
