@@ -257,6 +257,7 @@ void check_cpu(const std::optional<StatusDoc>& status, std::vector<DoctorCheck>&
                            "avx512_vnni",
                            "avx512_bf16",
                            "amx_int8",
+                           "amx_bf16",
                            "asimddp",
                            "i8mm"}) {
     if (flags.find(fmt::format(" {} ", name)) != std::string::npos)

@@ -50,11 +50,13 @@ CpuFeatures read_features() noexcept {
       (b >> 16 & 1) != 0 && (b >> 17 & 1) != 0 && (b >> 30 & 1) != 0 && b >> 31 != 0;
   f.avx512_vnni = f.avx2 && avx512 && (c >> 11 & 1) != 0 && (xcr0 & 0xe6) == 0xe6;
   const bool amx = (d >> 24 & 1) != 0 && (d >> 25 & 1) != 0 && (xcr0 >> 17 & 3) == 3;
+  const bool tiles_of_bf16 = (d >> 22 & 1) != 0;
   if (last_subleaf >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0) {
     f.avx_vnni = f.avx2 && (a >> 4 & 1) != 0;
     f.avx512_bf16 = f.avx512_vnni && (a >> 5 & 1) != 0;
   }
   f.amx_int8 = f.avx512_bf16 && amx && may_use_tiles();
+  f.amx_bf16 = f.amx_int8 && tiles_of_bf16;
   return f;
 }
 #elif defined(__aarch64__) && defined(__linux__)

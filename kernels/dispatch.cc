@@ -43,6 +43,16 @@ const KernelTable& scalar_bf16_kernels() noexcept {
   return table;
 }
 
+const KernelTable& scalar_bf16_tiles_kernels() noexcept {
+  static const KernelTable table = [] {
+    KernelTable t = scalar_kernels();
+    t.name = "scalar_bf16_tiles";
+    scalar::fill_matmul_bf16_tiles(t);
+    return t;
+  }();
+  return table;
+}
+
 #if defined(__x86_64__)
 const KernelTable& x86::avx2_kernels() noexcept {
   static const KernelTable table = [] {
@@ -97,6 +107,7 @@ const KernelTable& x86::amx_kernels() noexcept {
     KernelTable t = avx512_bf16_kernels();
     t.name = "amx";
     fill_matmul_amx(t);
+    if (cpu_features().amx_bf16) fill_matmul_bf16_amx(t);
     return t;
   }();
   return table;
@@ -132,6 +143,7 @@ const KernelTable& arm::neon_i8mm_kernels() noexcept {
 const KernelTable* kernels_by_name(const char* name) noexcept {
   if (std::strcmp(name, "scalar") == 0) return &scalar_kernels();
   if (std::strcmp(name, "scalar_bf16") == 0) return &scalar_bf16_kernels();
+  if (std::strcmp(name, "scalar_bf16_tiles") == 0) return &scalar_bf16_tiles_kernels();
 #if defined(__x86_64__)
   if (std::strcmp(name, "avx2") == 0 && cpu_features().avx2) return &x86::avx2_kernels();
   if (std::strcmp(name, "avxvnni") == 0 && cpu_features().avx_vnni) return &x86::avxvnni_kernels();

@@ -14,6 +14,10 @@
 //                  4, ... acc = fma(w[k+1], x[k+1], acc), then acc = fma(w[k], x[k], acc); past the last column both are
 //                  +0. Denormal w and x count as zeros of their sign; a sum that is below 2^-126 once it is rounded to 24
 //                  bits becomes a zero of its sign. This is VDPBF16PS, whatever the thread's floating-point mode.
+//                  PromptDefinition::kBF16Tiles: x, denormals and tiny sums as there. acc = +0; for each step of 32
+//                  columns, ascending: even = odd = +0; for each pair k of the step, ascending, even = fma(w[k], x[k],
+//                  even) and odd = fma(w[k+1], x[k+1], odd); then acc = acc + (even + odd). Past the last column of a
+//                  row both are +0, up to a whole step. This is TDPBF16PS on whole tiles, after Intel's pseudo-code.
 //   quantise       amax = max|x|; d = amax / 127; q = round-to-nearest-even(x * (127 / amax)). d = 0 and q = 0 if
 //                  127 / amax is not finite (amax is 0 or below 4e-37).
 //                  A group that holds NaN or Inf gets d = NaN and q = 0, so that its result is NaN.
@@ -47,8 +51,9 @@ enum class Role : uint8_t { kPrompt, kRow };
 // Which weight types of a table have a prompt definition of their own. What outlives the process (a stored session)
 // must record it beside the roles: keys and values of prompt tokens depend on it.
 enum class PromptDefinition : uint8_t {
-  kNone,     // prompts follow the row definitions
-  kBF16Dot,  // BF16 weights: see above
+  kNone,       // prompts follow the row definitions
+  kBF16Dot,    // BF16 weights: see above
+  kBF16Tiles,  // BF16 weights, likewise
 };
 
 // Tokens in one KV page, and pages in one run. A query's attention is computed run by run at absolute
@@ -156,10 +161,12 @@ const KernelTable& kernels() noexcept;
 const KernelTable* kernels_by_name(const char* name) noexcept;
 // The i-th name that kernels_by_name knows on this CPU, the best last; null past the end.
 const char* kernel_name(int i) noexcept;
-// The portable table: the oracle of every test. The second has the prompt definition kBF16Dot, in software; no process
-// takes it by itself, but it answers to "scalar_bf16": what a host with the instruction computes, on any other.
+// The portable table: the oracle of every test. The others have the prompt definitions kBF16Dot and kBF16Tiles, in
+// software; no process takes them by itself, but they answer to "scalar_bf16" and "scalar_bf16_tiles": what a host with
+// the instruction computes, on any other.
 const KernelTable& scalar_kernels() noexcept;
 const KernelTable& scalar_bf16_kernels() noexcept;
+const KernelTable& scalar_bf16_tiles_kernels() noexcept;
 
 inline int64_t kv_row_bytes(KvType t, int64_t head_dim) noexcept {
   switch (t) {

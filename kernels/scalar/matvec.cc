@@ -235,6 +235,43 @@ void matmul_bf16(const void* w,
   }
 }
 
+float add_flushed(float a, float b) noexcept { return fma_flushed(a, 1.0f, b); }
+
+void matmul_bf16_tiles(const void* w,
+                       int64_t w_stride,
+                       int64_t n_rows,
+                       int64_t n_cols,
+                       const void* x,
+                       int64_t x_stride,
+                       int64_t n_tokens,
+                       float* y,
+                       int64_t y_stride) noexcept {
+  constexpr int64_t kStep = 32;
+  for (int64_t r = 0; r < n_rows; ++r) {
+    const auto* row = static_cast<const uint8_t*>(w) + r * w_stride;
+    for (int64_t t = 0; t < n_tokens; ++t) {
+      const auto* act =
+          reinterpret_cast<const uint16_t*>(static_cast<const uint8_t*>(x) + t * x_stride);
+      const auto add_product = [&](int64_t k, float sum) {
+        const bool inside = k < n_cols;
+        return fma_flushed(inside ? f32_from_bf16(load<uint16_t>(row + 2 * k)) : 0.0f,
+                           inside ? f32_from_bf16(act[k]) : 0.0f,
+                           sum);
+      };
+      float acc = 0.0f;
+      for (int64_t k0 = 0; k0 < n_cols; k0 += kStep) {
+        float even = 0.0f, odd = 0.0f;
+        for (int64_t k = k0; k < k0 + kStep; k += 2) {
+          even = add_product(k, even);
+          odd = add_product(k + 1, odd);
+        }
+        acc = add_flushed(acc, add_flushed(even, odd));
+      }
+      y[t * y_stride + r] = acc;
+    }
+  }
+}
+
 template <int kType>
 void matmul_reference(const void* w,
                       int64_t w_stride,
@@ -298,6 +335,13 @@ void fill_matmul_bf16(KernelTable& t) noexcept {
   constexpr int kBF16 = static_cast<int>(WeightType::kBF16);
   t.prompt_definition = PromptDefinition::kBF16Dot;
   t.matmul_prompt[kBF16] = matmul_bf16;
+  t.prompt_act[kBF16] = ActFormat::kBF16;
+}
+
+void fill_matmul_bf16_tiles(KernelTable& t) noexcept {
+  constexpr int kBF16 = static_cast<int>(WeightType::kBF16);
+  t.prompt_definition = PromptDefinition::kBF16Tiles;
+  t.matmul_prompt[kBF16] = matmul_bf16_tiles;
   t.prompt_act[kBF16] = ActFormat::kBF16;
 }
 

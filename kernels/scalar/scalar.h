@@ -44,7 +44,8 @@ inline float max_f32(const float* x, int64_t n) noexcept {
 
 void fill_dequant(KernelTable& t) noexcept;
 void fill_matvec(KernelTable& t) noexcept;
-void fill_matmul_bf16(KernelTable& t) noexcept;  // the prompt definition kBF16Dot
+void fill_matmul_bf16(KernelTable& t) noexcept;        // the prompt definition kBF16Dot
+void fill_matmul_bf16_tiles(KernelTable& t) noexcept;  // ... kBF16Tiles
 void fill_elementwise(KernelTable& t) noexcept;
 void fill_attention(KernelTable& t) noexcept;
 

@@ -23,16 +23,12 @@
 namespace sluice::kernels::x86 {
 namespace {
 
-constexpr int kTileTokens = 16;
 // Fewer tokens are left to the AVX-512 drivers, unless set otherwise. A last tile may begin before
 // its first token, and must not begin before token 0.
 constexpr int kAmxTokens = 16;
 static_assert(kAmxTokens >= kTileTokens && kLeastTileTokens >= kTileTokens);
 // Pairs of B tiles, for each of its groups, that a panel holds: about 150 KiB of the stack.
 constexpr int64_t kPanelPairs = 8;
-
-// Tile registers: A and B two each, C four: c + 2a + b.
-constexpr int kTileA = 0, kTileB = 2, kTileC = 4;
 
 // For products of A tiles `depth` bytes wide.
 constexpr TileConfig tile_config(int depth) {
@@ -49,14 +45,6 @@ constexpr TileConfig tile_config(int depth) {
 struct alignas(64) Spill {
   int32_t c[2][2][kTileTokens][kWide];
 };
-
-template <class Tiles, int kAs, int kBs>
-SLUICE_INLINE void zero_sums() {
-  Tiles::template zero<kTileC>();
-  if constexpr (kBs == 2) Tiles::template zero<kTileC + 1>();
-  if constexpr (kAs == 2) Tiles::template zero<kTileC + 2>();
-  if constexpr (kAs == 2 && kBs == 2) Tiles::template zero<kTileC + 3>();
-}
 
 template <class Tiles, int kAs, int kBs>
 SLUICE_INLINE void store_sums(Spill& s) {

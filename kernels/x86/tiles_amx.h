@@ -20,6 +20,10 @@ static_assert(sizeof(TileConfig) == 64);
 
 namespace {
 
+// How kernels use the registers: A (tokens) and B (rows of weights) two each, C four: c + 2a + b.
+constexpr int kTileA = 0, kTileB = 2, kTileC = 4;
+constexpr int kTileTokens = 16;
+
 struct AmxTiles {
   // Tiles hold zeros afterwards.
   static void configure(const TileConfig& config) { asm volatile("ldtilecfg %0" ::"m"(config)); }
@@ -44,7 +48,20 @@ struct AmxTiles {
   static void dot() {
     asm volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(kC), "i"(kA), "i"(kB));
   }
+  // The same with pairs of BF16, f32 sums: a step of PromptDefinition::kBF16Tiles.
+  template <int kC, int kA, int kB>
+  static void dot_bf16() {
+    asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(kC), "i"(kA), "i"(kB));
+  }
 };
+
+template <class Tiles, int kAs, int kBs>
+inline __attribute__((always_inline)) void zero_sums() {
+  Tiles::template zero<kTileC>();
+  if constexpr (kBs == 2) Tiles::template zero<kTileC + 1>();
+  if constexpr (kAs == 2) Tiles::template zero<kTileC + 2>();
+  if constexpr (kAs == 2 && kBs == 2) Tiles::template zero<kTileC + 3>();
+}
 
 }  // namespace
 }  // namespace sluice::kernels::x86

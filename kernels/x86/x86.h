@@ -32,6 +32,9 @@ void fill_matmul_bf16_avx512(KernelTable& t) noexcept;
 // Needs cpu_features().amx_int8. Calls for few tokens go on to the AVX-512 table.
 void fill_matmul_amx(KernelTable& t) noexcept;
 
+// Needs cpu_features().amx_bf16.
+void fill_matmul_bf16_amx(KernelTable& t) noexcept;
+
 // dispatch.cc's tables, for entries that call others of it.
 const KernelTable& avx2_kernels() noexcept;
 const KernelTable& avxvnni_kernels() noexcept;

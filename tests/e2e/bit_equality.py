@@ -17,20 +17,27 @@ AVX2 = {"avx2", "fma", "f16c"}
 AVX512 = AVX2 | {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"}
 DEFINITIONS = [
     {"scalar": set(), "avx2": AVX2, "avxvnni": AVX2 | {"avx_vnni"}, "avx512": AVX512},
-    {"scalar_bf16": set(), "avx512_bf16": AVX512 | {"avx512_bf16"}, "amx": AVX512 | {"avx512_bf16", "amx_tile", "amx_int8"}},
+    {"scalar_bf16": set(), "avx512_bf16": AVX512 | {"avx512_bf16"}},
+    {"scalar_bf16_tiles": set()},
 ]
+
+
+def cpu_flags():
+    try:
+        with open("/proc/cpuinfo") as f:
+            return set(next((line for line in f if line.startswith("flags")), "").split())
+    except OSError:
+        return set()
+
+
+CPU = cpu_flags()
+# Tiles that multiply BF16 have a definition of their own.
+DEFINITIONS[2 if "amx_bf16" in CPU else 1]["amx"] = AVX512 | {"avx512_bf16", "amx_tile", "amx_int8"}
 KERNELS = {name: flags for variants in DEFINITIONS for name, flags in variants.items()}
 
 
 def cpu_has(name):
-    if not KERNELS[name]:
-        return True
-    try:
-        with open("/proc/cpuinfo") as f:
-            flags = next((line for line in f if line.startswith("flags")), "").split()
-    except OSError:
-        return False
-    return KERNELS[name] <= set(flags)
+    return KERNELS[name] <= CPU
 
 
 def best(variants):

@@ -1,5 +1,8 @@
 #include "tests/kernels/amx_model.h"
 
+#include <bit>
+#include <cfenv>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -34,6 +37,54 @@ Tile& data(int tile) {
   Tile& t = state.tile[tile];
   require(t.rows != 0, "#UD: the tile has no rows");
   return t;
+}
+
+struct Product {
+  Tile& c;
+  const Tile &a, &b;
+};
+
+Product product(int c, int a, int b) {
+  require(c != a && a != b && c != b, "#UD: tiles of a product must differ");
+  const Product p = {data(c), data(a), data(b)};
+  require(p.c.colsb % 4 == 0 && p.a.colsb % 4 == 0, "#UD: colsb of a product is not whole dwords");
+  require(p.c.rows == p.a.rows, "#UD: rows of c and a differ");
+  require(p.c.colsb == p.b.colsb, "#UD: colsb of c and b differ");
+  require(p.a.colsb / 4 == p.b.rows, "#UD: a is not as wide as b is high");
+  return p;
+}
+
+// The floating-point mode of a new thread for as long as this lives, whatever the thread's.
+class DefaultMode {
+ public:
+  DefaultMode() {
+    std::fegetenv(&before_);
+    std::fesetenv(FE_DFL_ENV);
+  }
+  ~DefaultMode() { std::fesetenv(&before_); }
+  DefaultMode(const DefaultMode&) = delete;
+  DefaultMode& operator=(const DefaultMode&) = delete;
+
+ private:
+  std::fenv_t before_;
+};
+
+float without_denormals(float x) { return std::fpclassify(x) == FP_SUBNORMAL ? 0.0f * x : x; }
+
+float bf16_at(const uint8_t* bytes) {
+  uint16_t h;
+  std::memcpy(&h, bytes, sizeof h);
+  return without_denormals(std::bit_cast<float>(uint32_t{h} << 16));
+}
+
+// a * b + c, rounded once to 24 bits however small the exponent, then flushed. a and b have 8 bits
+// or b is 1, so that the product is exact; a sum that rounds to 53 bits first rounds to the same 24
+// (Figueroa, "When is double rounding innocuous?", 1995).
+float fused(float a, float b, float c) {
+  const double sum = static_cast<double>(a) * static_cast<double>(b) + static_cast<double>(c);
+  const double tiny = 0x1p-126 - 0x1p-151;  // rounds up to 2^-126
+  return std::fabs(sum) < tiny ? std::copysign(0.0f, static_cast<float>(sum))
+                               : static_cast<float>(sum);
 }
 
 }  // namespace
@@ -81,13 +132,7 @@ void store(int tile, void* to, int64_t stride) {
 }
 
 void dot_signed(int c, int a, int b) {
-  require(c != a && a != b && c != b, "#UD: tiles of a product must differ");
-  Tile& to = data(c);
-  const Tile &x = data(a), &y = data(b);
-  require(to.colsb % 4 == 0 && x.colsb % 4 == 0, "#UD: colsb of a product is not whole dwords");
-  require(to.rows == x.rows, "#UD: rows of c and a differ");
-  require(to.colsb == y.colsb, "#UD: colsb of c and b differ");
-  require(x.colsb / 4 == y.rows, "#UD: a is not as wide as b is high");
+  const auto& [to, x, y] = product(c, a, b);
   uint8_t out[kRows][kRowBytes] = {};  // beyond rows and colsb: zero
   for (int m = 0; m < to.rows; ++m) {
     uint32_t sum[kRowBytes / 4];  // wraps, as the instruction does
@@ -102,6 +147,29 @@ void dot_signed(int c, int a, int b) {
       }
     }
     std::memcpy(out[m], sum, static_cast<size_t>(to.colsb));
+  }
+  std::memcpy(to.bytes, out, sizeof out);
+  ++n_products;
+}
+
+void dot_bf16(int c, int a, int b) {
+  const auto& [to, x, y] = product(c, a, b);
+  const DefaultMode mode;
+  uint8_t out[kRows][kRowBytes] = {};
+  for (int m = 0; m < to.rows; ++m) {
+    float chains[kRowBytes / 2] = {};
+    for (int k = 0; k < x.colsb / 4; ++k) {
+      for (int n = 0; n < to.colsb / 2; ++n) {  // even elements, and odd ones
+        const float p = bf16_at(x.bytes[m] + 4 * k + n % 2 * 2), q = bf16_at(y.bytes[k] + 2 * n);
+        chains[n] = fused(p, q, chains[n]);
+      }
+    }
+    for (int n = 0; n < to.colsb / 4; ++n) {
+      float sum;
+      std::memcpy(&sum, to.bytes[m] + 4 * n, sizeof sum);
+      sum = fused(fused(chains[2 * n], 1.0f, chains[2 * n + 1]), 1.0f, without_denormals(sum));
+      std::memcpy(out[m] + 4 * n, &sum, sizeof sum);
+    }
   }
   std::memcpy(to.bytes, out, sizeof out);
   ++n_products;

@@ -14,8 +14,9 @@ void zero(int tile);
 void load(int tile, const void* from, int64_t stride);
 void store(int tile, void* to, int64_t stride);
 void dot_signed(int c, int a, int b);  // TDPBSSD c, a, b
+void dot_bf16(int c, int a, int b);    // TDPBF16PS c, a, b
 
 bool in_use();       // between configure and release
-int64_t products();  // dot_signed calls of this thread so far
+int64_t products();  // dot_... calls of this thread so far
 
 }  // namespace sluice::kernels::amx_model

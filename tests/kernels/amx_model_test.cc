@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cstring>
 #include <vector>
 
@@ -54,6 +55,55 @@ TEST(AmxModel, SumsWrapAndDoNotSaturate) {
   amx_model::release();
 }
 
+// Pairs of BF16 that need no rounding.
+uint32_t pair(float even, float odd) {
+  return std::bit_cast<uint32_t>(even) >> 16 | (std::bit_cast<uint32_t>(odd) & 0xffff0000u);
+}
+
+TEST(AmxModel, AProductOfBF16WorkedByHand) {
+  // c (2 x 2), a (2 x 2 pairs), b (2 x 2 columns of pairs)
+  amx_model::configure(Config().tile(0, 2, 8).tile(1, 2, 8).tile(2, 2, 8).bytes);
+  const float c[2][2] = {{100.0f, 0.5f}, {0.0f, -1.0f}};
+  const uint32_t a[2][2] = {{pair(1, 2), pair(3, 4)}, {pair(-1, 0), pair(0, 0.5f)}};
+  const uint32_t b[2][2] = {{pair(1, 1), pair(2, -2)}, {pair(10, 100), pair(0, 0.25f)}};
+  amx_model::load(0, c, 8);
+  amx_model::load(1, a, 8);
+  amx_model::load(2, b, 8);
+  amx_model::dot_bf16(0, 1, 2);
+  float got[2][2];
+  amx_model::store(0, got, 8);
+  // Row 0: 100 + (1*1 + 3*10) + (2*1 + 4*100), 0.5 + (1*2 + 3*0) + (2*-2 + 4*0.25).
+  // Row 1: (-1*1 + 0) + (0 + 0.5*100), -1 + (-1*2 + 0) + (0 + 0.5*0.25).
+  const float want[2][2] = {{533.0f, -0.5f}, {49.0f, -2.875f}};
+  EXPECT_EQ(std::memcmp(got, want, sizeof want), 0);
+  amx_model::release();
+}
+
+TEST(AmxModel, SumsOfBF16AreTwoChainsFromZeroThatMeetAtTheEnd) {
+  amx_model::configure(Config().tile(0, 1, 4).tile(1, 1, 8).tile(2, 2, 4).bytes);
+  const uint32_t ones[2] = {pair(1, 1), pair(1, 1)};
+  const float e = 0x1p-24f;  // lost beside 1, twice of it is not
+  const struct {
+    float c, even[2], odd[2], want;
+  } kCases[] = {{1, {e, e}, {0, 0}, 1 + 2 * e},
+                {1, {e, 0}, {e, 0}, 1 + 2 * e},
+                {e, {1, -1}, {0, 0}, e},
+                {0, {1, e}, {e, -1}, e},
+                {0, {e, 1}, {0, -1}, 0},
+                {0, {e, -1}, {1, 0}, e}};
+  for (const auto& t : kCases) {
+    const uint32_t b[2] = {pair(t.even[0], t.odd[0]), pair(t.even[1], t.odd[1])};
+    amx_model::load(0, &t.c, 4);
+    amx_model::load(1, ones, 8);
+    amx_model::load(2, b, 4);
+    amx_model::dot_bf16(0, 1, 2);
+    float got;
+    amx_model::store(0, &got, 4);
+    EXPECT_EQ(got, t.want) << t.even[0] << ' ' << t.even[1];
+  }
+  amx_model::release();
+}
+
 TEST(AmxModel, LoadsAndStoresTouchRowsAndColumnsOfTheTileOnly) {
   amx_model::configure(Config().tile(3, 2, 8).bytes);
   uint8_t from[3][10], to[3][10];
@@ -96,6 +146,11 @@ TEST(AmxModel, WhatTheCpuRefusesAborts) {
   EXPECT_DEATH(amx_model::dot_signed(0, 3, 2), "rows of c and a");
   EXPECT_DEATH(amx_model::dot_signed(0, 1, 3), "colsb of c and b");
   EXPECT_DEATH(amx_model::dot_signed(1, 0, 3), "as wide as b");
+  amx_model::dot_bf16(0, 1, 2);
+  EXPECT_DEATH(amx_model::dot_bf16(0, 0, 2), "must differ");
+  EXPECT_DEATH(amx_model::dot_bf16(0, 3, 2), "rows of c and a");
+  EXPECT_DEATH(amx_model::dot_bf16(0, 1, 3), "colsb of c and b");
+  EXPECT_DEATH(amx_model::dot_bf16(1, 0, 3), "as wide as b");
   amx_model::configure(bytes);  // palette 0
   EXPECT_FALSE(amx_model::in_use());
 }
@@ -120,6 +175,22 @@ TEST(AmxModel, SixteenTokensGoToTilesAndLeaveNone) {
       EXPECT_EQ(amx_model::products() > before, tokens == 16);
       EXPECT_FALSE(amx_model::in_use());
     }
+  }
+}
+
+TEST(AmxModel, PromptsInBF16GoToTilesFromOneTokenOnAndLeaveNone) {
+  REQUIRE_TABLE(table, "amx_model");
+  const int64_t rows = 40, cols = 70;  // two B tiles and one; two steps and a rest
+  const std::vector<uint16_t> w(static_cast<size_t>(rows * cols));
+  for (const int64_t tokens : {1, 16, 17, 33}) {
+    const std::vector<uint32_t> x(static_cast<size_t>(tokens * cols / 2));
+    std::vector<float> y(static_cast<size_t>(tokens * rows));
+    const int64_t before = amx_model::products();
+    const auto product = table->product(WeightType::kBF16, Role::kPrompt);
+    ASSERT_EQ(product.act, ActFormat::kBF16);
+    product.matmul(w.data(), 2 * cols, rows, cols, x.data(), 2 * cols, tokens, y.data(), rows);
+    EXPECT_EQ(amx_model::products() - before, 3 * 3 * ((tokens + 15) / 16));
+    EXPECT_FALSE(amx_model::in_use());
   }
 }
 

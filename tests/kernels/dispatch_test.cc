@@ -1,10 +1,10 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
-#include <cstring>
 #include <string>
 #include <vector>
 
+#include "kernels/cpu_features.h"
 #include "kernels/kernels.h"
 #include "tests/kernels/variants.h"
 
@@ -43,11 +43,24 @@ TEST(Dispatch, UnknownNamesAreNull) {
 
 TEST(Dispatch, PromptDefinitionsStandWhereTheTableSaysSo) {
   EXPECT_EQ(kernels_by_name("scalar_bf16"), &scalar_bf16_kernels());
-  for (const char* name : {"scalar", "avx2", "avx512", "scalar_bf16", "avx512_bf16"}) {
+  EXPECT_EQ(kernels_by_name("scalar_bf16_tiles"), &scalar_bf16_tiles_kernels());
+  constexpr auto kNone = PromptDefinition::kNone, kDot = PromptDefinition::kBF16Dot,
+                 kTiles = PromptDefinition::kBF16Tiles;
+  const struct {
+    const char* name;
+    PromptDefinition definition;
+  } kTables[] = {{"scalar", kNone},
+                 {"avx2", kNone},
+                 {"avx512", kNone},
+                 {"scalar_bf16", kDot},
+                 {"avx512_bf16", kDot},
+                 {"scalar_bf16_tiles", kTiles},
+                 {"amx", cpu_features().amx_bf16 ? kTiles : kDot}};
+  for (const auto& [name, definition] : kTables) {
     const KernelTable* t = kernels_by_name(name);
     if (t == nullptr) continue;
-    const bool bf16 = std::strstr(name, "bf16") != nullptr;
-    EXPECT_EQ(t->prompt_definition, bf16 ? PromptDefinition::kBF16Dot : PromptDefinition::kNone);
+    const bool bf16 = definition != kNone;
+    EXPECT_EQ(t->prompt_definition, definition) << name;
     for (int i = 0; i < kNWeightTypes; ++i) {
       const auto type = static_cast<WeightType>(i);
       const auto row = t->product(type, Role::kRow), prompt = t->product(type, Role::kPrompt);

@@ -1,6 +1,9 @@
-// The prompt definition of BF16 weights: the portable one against the definition's own words, and
-// the instruction against the portable one, bit for bit, whatever the shape, split and bits.
+// The prompt definitions of BF16 weights: the portable ones against the definitions' own words, and
+// the instructions against the portable ones, bit for bit, whatever the shape, split and bits.
 #include <gtest/gtest.h>
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
 
 #include <algorithm>
 #include <bit>
@@ -17,7 +20,8 @@ namespace {
 
 constexpr int kBF16 = static_cast<int>(WeightType::kBF16);
 constexpr int kAct = static_cast<int>(ActFormat::kBF16);
-constexpr const char* kPromptVariants[] = {"scalar_bf16", "avx512_bf16"};
+constexpr const char* kPromptVariants[] = {
+    "scalar_bf16", "avx512_bf16", "scalar_bf16_tiles", "amx_model", "amx"};
 constexpr float kUntouched = 12345.0f;
 
 // BF16 of a float that needs no rounding.
@@ -33,6 +37,12 @@ struct Product {
   std::vector<uint8_t> w;   // not a byte more than is needed
   std::vector<uint16_t> x;  // in BF16, x_stride bytes apart
 };
+
+// The portable table of the same definition.
+const KernelTable& oracle(const KernelTable& table) {
+  return table.prompt_definition == PromptDefinition::kBF16Tiles ? scalar_bf16_tiles_kernels()
+                                                                 : scalar_bf16_kernels();
+}
 
 // bits() gives each weight and activation; the zero behind an odd length stays.
 template <class Bits>
@@ -78,13 +88,27 @@ std::vector<float> multiply(const KernelTable& table, const Product& p) {
   return y;
 }
 
+// A column of one row and one token.
+struct Column {
+  int64_t k;
+  float w, x = 1.0f;
+};
+
+// One output of n_cols columns, zeros but for those.
+float output(const KernelTable& table, int64_t n_cols, const std::vector<Column>& columns) {
+  std::vector<uint16_t> w(n_cols), x(n_cols + n_cols % 2);
+  for (const Column& c : columns) {
+    w[c.k] = bf16(c.w);
+    x[c.k] = bf16(c.x);
+  }
+  float y = kUntouched;
+  table.matmul_prompt[kBF16](w.data(), 2 * n_cols, 1, n_cols, x.data(), 4 * n_cols, 1, &y, 1);
+  return y;
+}
+
 // One output of a single chain: acc is made by a first pair (acc, 0) times (1, 0).
 float chain(const KernelTable& table, float acc, float w0, float w1, float x0, float x1) {
-  const uint16_t w[4] = {bf16(acc), 0, bf16(w0), bf16(w1)};
-  const std::vector<uint16_t> x = {bf16(1.0f), 0, bf16(x0), bf16(x1)};
-  float y = kUntouched;
-  table.matmul_prompt[kBF16](w, 8, 1, 4, x.data(), 8, 1, &y, 1);
-  return y;
+  return output(table, 4, {{0, acc}, {2, w0, x0}, {3, w1, x1}});
 }
 
 auto normals(Random& random) {
@@ -92,7 +116,17 @@ auto normals(Random& random) {
       [&random] { return static_cast<uint16_t>(std::bit_cast<uint32_t>(random.normal()) >> 16); };
 }
 
+// All of them; those of kBF16Dot; those of kBF16Tiles.
 class MatmulPrompt : public ::testing::TestWithParam<const char*> {};
+class MatmulBF16Dot : public MatmulPrompt {};
+class MatmulBF16Tiles : public MatmulPrompt {};
+
+// Skips aloud where the CPU has the variant with another definition.
+#define REQUIRE_DEFINITION(table, name, definition)                     \
+  REQUIRE_TABLE(table, name);                                           \
+  if (table->prompt_definition != PromptDefinition::definition) {       \
+    GTEST_SKIP() << (name) << " has no " #definition << " on this CPU"; \
+  }
 
 TEST_P(MatmulPrompt, ActivationsRoundToNearestEvenAndKeepNaNAndInf) {
   REQUIRE_TABLE(table, GetParam());
@@ -139,23 +173,23 @@ TEST_P(MatmulPrompt, ActivationsOfAnyBitsAndLengthEqualScalar) {
   }
 }
 
-TEST_P(MatmulPrompt, TheOddColumnOfAPairIsAddedFirst) {
-  REQUIRE_TABLE(table, GetParam());
+TEST_P(MatmulBF16Dot, TheOddColumnOfAPairIsAddedFirst) {
+  REQUIRE_DEFINITION(table, GetParam(), kBF16Dot);
   // Alone, 2^-24 is lost beside 1; after -1 it stays.
   EXPECT_EQ(chain(*table, 1.0f, 0x1p-24f, -1.0f, 1.0f, 1.0f), 0x1p-24f);
   EXPECT_EQ(chain(*table, 1.0f, -1.0f, 0x1p-24f, 1.0f, 1.0f), 0.0f);
 }
 
-TEST_P(MatmulPrompt, ProductsAreNotRoundedNorDoTheyOverflowBeforeTheSum) {
-  REQUIRE_TABLE(table, GetParam());
+TEST_P(MatmulBF16Dot, ProductsAreNotRoundedNorDoTheyOverflowBeforeTheSum) {
+  REQUIRE_DEFINITION(table, GetParam(), kBF16Dot);
   const float big = 0x1p127f;
   EXPECT_EQ(chain(*table, -big, 0.0f, big, 0.0f, 2.0f), big);
   EXPECT_EQ(chain(*table, big, 0.0f, big, 0.0f, 2.0f), INFINITY);
   EXPECT_TRUE(std::isnan(chain(*table, 0.0f, 0.0f, INFINITY, 0.0f, 0.0f)));
 }
 
-TEST_P(MatmulPrompt, TinySumsAndDenormalsBecomeZerosOfTheirSign) {
-  REQUIRE_TABLE(table, GetParam());
+TEST_P(MatmulBF16Dot, TinySumsAndDenormalsBecomeZerosOfTheirSign) {
+  REQUIRE_DEFINITION(table, GetParam(), kBF16Dot);
   const float least = 0x1p-126f;
   // What is taken from the least normal number, in units of 2^-60: rounded to 24 bits the rest
   // stays below it until half a unit, 2^-151.
@@ -180,19 +214,87 @@ TEST_P(MatmulPrompt, TinySumsAndDenormalsBecomeZerosOfTheirSign) {
   EXPECT_TRUE(std::isnan(chain(*table, 0.0f, denormal, 0.0f, INFINITY, 0.0f)));
 }
 
+TEST_P(MatmulBF16Tiles, EvenAndOddColumnsOfAStepAreSummedApartAndAddedAtItsEnd) {
+  REQUIRE_DEFINITION(table, GetParam(), kBF16Tiles);
+  const float e = 0x1p-24f;  // lost beside 1, twice of it is not
+  EXPECT_EQ(output(*table, 4, {{0, 1}, {1, e}, {2, -1}}), e);
+  EXPECT_EQ(output(*table, 5, {{0, 1}, {2, e}, {4, -1}}), 0.0f);
+  EXPECT_EQ(output(*table, 5, {{0, 1}, {2, -1}, {4, e}}), e);
+  EXPECT_EQ(output(*table, 6, {{1, 1}, {3, e}, {5, -1}}), 0.0f);
+  // What a step adds to the steps before it is one number.
+  EXPECT_EQ(output(*table, 32, {{0, 1}, {28, e}, {30, e}}), 1.0f);
+  EXPECT_EQ(output(*table, 33, {{0, 1}, {30, e}, {32, e}}), 1.0f);
+  EXPECT_EQ(output(*table, 35, {{0, 1}, {32, e}, {34, e}}), 1 + 2 * e);
+  EXPECT_EQ(output(*table, 35, {{0, 1}, {32, e}, {33, e}}), 1 + 2 * e);
+  EXPECT_EQ(output(*table, 65, {{0, 1}, {32, e}, {64, e}}), 1.0f);
+  EXPECT_EQ(output(*table, 65, {{0, 1}, {32, -1}, {64, e}}), e);
+}
+
+TEST_P(MatmulBF16Tiles, ProductsAreNotRoundedNorDoTheyOverflowBeforeTheSum) {
+  REQUIRE_DEFINITION(table, GetParam(), kBF16Tiles);
+  const float big = 0x1p127f;
+  EXPECT_EQ(output(*table, 3, {{0, -big}, {2, big, 2}}), big);
+  EXPECT_EQ(output(*table, 3, {{0, big}, {2, big, 2}}), INFINITY);
+  EXPECT_EQ(output(*table, 3, {{0, -big}, {1, big, 2}}), INFINITY);  // alone in its chain
+  EXPECT_EQ(output(*table, 33, {{0, -big}, {32, big, 2}}), INFINITY);
+  EXPECT_TRUE(std::isnan(output(*table, 33, {{0, big, 2}, {32, -big, 2}})));
+  EXPECT_TRUE(std::isnan(output(*table, 3, {{2, INFINITY, 0}})));
+}
+
+TEST_P(MatmulBF16Tiles, TinySumsAndDenormalsBecomeZerosOfTheirSign) {
+  REQUIRE_DEFINITION(table, GetParam(), kBF16Tiles);
+  const float least = 0x1p-126f, more = 0x1.8p-126f, a = 0x1p-60f;
+  const auto denormal = std::bit_cast<float>(0x00400000u);
+  const auto is = [&](float want, int64_t n_cols, const std::vector<Column>& columns) {
+    return same_bits(output(*table, n_cols, columns), want);
+  };
+  // In a chain, at the same border as that of kBF16Dot.
+  EXPECT_TRUE(is(0.0f, 3, {{0, least}, {2, -a, 0x1.02p-91f}}));
+  EXPECT_TRUE(is(least, 3, {{0, least}, {2, -a, 0x1p-91f}}));
+  EXPECT_TRUE(is(least, 3, {{0, least}, {1, -a, 0x1p-89f}}));  // a chain of its own: a zero
+  // Of the two chains, and of the steps. A zero of either sign after one that is +0 is +0.
+  EXPECT_TRUE(is(0.0f, 2, {{0, more}, {1, -least}}));
+  EXPECT_TRUE(is(0.0f, 2, {{0, -more}, {1, least}}));
+  EXPECT_TRUE(is(0.0f, 33, {{0, more}, {32, -least}}));
+  EXPECT_TRUE(is(-0.0f, 33, {{0, -more}, {32, least}}));
+  // -0 stays if both chains of each further step end as -0, which zeros behind them prevent.
+  const std::vector<Column> minus_zero = {
+      {0, -more}, {32, least}, {94, -a, a * a}, {95, -a, a * a}};
+  EXPECT_TRUE(is(-0.0f, 96, minus_zero));
+  EXPECT_TRUE(is(0.0f, 97, minus_zero));
+  EXPECT_TRUE(is(0.0f, 66, {{0, -more}, {32, least}, {64, -a, a * a}, {65, -a, a * a}}));
+  EXPECT_TRUE(is(0.0f, 1, {{0, denormal, 0x1p100f}}));
+  EXPECT_TRUE(is(least, 3, {{0, least}, {2, 0x1p100f, denormal}}));
+  EXPECT_TRUE(std::isnan(output(*table, 1, {{0, denormal, INFINITY}})));
+}
+
 TEST_P(MatmulPrompt, EqualsScalarForEveryShapeAlignmentAndNumberOfTokens) {
   REQUIRE_TABLE(table, GetParam());
   Random random(22);
-  for (int64_t tokens = 1; tokens <= 40; ++tokens) {
+  for (int64_t tokens = 1; tokens <= 70; ++tokens) {
     const int64_t cols = tokens % 4 == 0 ? 200 + random.below(400) : 1 + random.below(90);
     const Product p = make_product(random, 1 + random.below(70), cols, tokens, normals(random));
-    ASSERT_TRUE(same_bits(multiply(*table, p), multiply(scalar_bf16_kernels(), p)))
+    ASSERT_TRUE(same_bits(multiply(*table, p), multiply(oracle(*table), p)))
         << p.rows << 'x' << p.cols << ", " << tokens << " tokens";
   }
 }
 
+// More rows, and more columns, than any panel holds.
+TEST_P(MatmulPrompt, EqualsScalarBeyondThePanels) {
+  REQUIRE_TABLE(table, GetParam());
+  Random random(26);
+  const struct {
+    int64_t rows, cols, tokens;
+  } kShapes[] = {{90, 1100, 3}, {33, 2304, 2}, {17, 2305, 18}, {40, 4700, 33}, {2400, 31, 2}};
+  for (const auto& s : kShapes) {
+    const Product p = make_product(random, s.rows, s.cols, s.tokens, normals(random));
+    ASSERT_TRUE(same_bits(multiply(*table, p), multiply(oracle(*table), p)))
+        << p.rows << 'x' << p.cols << ", " << p.tokens << " tokens";
+  }
+}
+
 // Every exponent, and many sums near the ends of the range: this holds the portable model to what
-// the instruction does.
+// the instruction does, in either mode of the thread.
 TEST_P(MatmulPrompt, AnyBitsEqualScalar) {
   REQUIRE_TABLE(table, GetParam());
   Random random(23);
@@ -216,8 +318,18 @@ TEST_P(MatmulPrompt, AnyBitsEqualScalar) {
           return exponent(180, 15);  // sums that overflow
       }
     };
-    const Product p = make_product(random, 40, 1 + random.below(40), 9, bits);
-    ASSERT_TRUE(same_bits(multiply(*table, p), multiply(scalar_bf16_kernels(), p))) << round;
+    const int64_t cols = 1 + random.below(70), tokens = 1 + random.below(10);
+    const Product p = make_product(random, 40, cols, tokens, bits);
+    const std::vector<float> want = multiply(oracle(*table), p);
+    ASSERT_TRUE(same_bits(multiply(*table, p), want)) << round;
+#if defined(__x86_64__)
+    const unsigned int mode = _mm_getcsr();
+    _mm_setcsr(mode | 0x8040);  // denormals are zeros, tiny results are flushed
+    const std::vector<float> got = multiply(*table, p);
+    EXPECT_EQ((_mm_getcsr() ^ mode) & ~0x3fu, 0x8040u);  // but for the flags of exceptions
+    _mm_setcsr(mode);
+    ASSERT_TRUE(same_bits(got, want)) << round;
+#endif
   }
 }
 
@@ -265,6 +377,14 @@ TEST_P(MatmulPrompt, IsCloseToDoublePrecision) {
 INSTANTIATE_TEST_SUITE_P(Variants,
                          MatmulPrompt,
                          ::testing::ValuesIn(kPromptVariants),
+                         variant_name);
+INSTANTIATE_TEST_SUITE_P(Variants,
+                         MatmulBF16Dot,
+                         ::testing::Values("scalar_bf16", "avx512_bf16"),
+                         variant_name);
+INSTANTIATE_TEST_SUITE_P(Variants,
+                         MatmulBF16Tiles,
+                         ::testing::Values("scalar_bf16_tiles", "amx_model", "amx"),
                          variant_name);
 
 }  // namespace

@@ -1,6 +1,6 @@
 // Tables of tests alone, beside the library's: kernels whose instructions no CPU at hand has, on a
 // model of them or in another encoding.
-//   amx_model      kernels/x86/matmul_amx.h on tests/kernels/amx_model.h
+//   amx_model      kernels/x86/matmul_amx.h and matmul_bf16_amx.h on tests/kernels/amx_model.h
 //   avxvnni_evex   the drivers of kernels/x86/matmul_avxvnni.cc with the same instructions in
 //   AVX-512's encoding
 #pragma once
