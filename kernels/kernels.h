@@ -110,12 +110,6 @@ struct KernelTable {
     return {info(type).act, matmul[i]};
   }
 
-  // The reference path (--f32): weights dequantised row by row, activations f32, the F32 definition.
-  // `scratch` holds n_cols floats.
-  void (*matmul_reference[kNWeightTypes])(const void* w, int64_t w_stride, int64_t n_rows, int64_t n_cols,
-                                          const float* x, int64_t x_stride_floats, int64_t n_tokens, float* y,
-                                          int64_t y_stride, float* scratch) noexcept;
-
   // y = x / sqrt(mean(x^2) + eps) * w. The sum of squares follows the F32 definition. In place allowed.
   void (*rms_norm)(const float* x, const float* w, float eps, float* y, int64_t n) noexcept;
 
@@ -157,6 +151,12 @@ struct KernelTable {
 // The chosen table; fixed for the life of the process. Thread-safe. A SLUICE_KERNELS that names no variant of this CPU
 // is passed over here: what starts a process refuses it first (scheduler/kernel_choice).
 const KernelTable& kernels() noexcept;
+// The reference path (--f32) of any type: weights dequantised, activations f32, the F32 definition. `scratch` holds
+// kReferenceRows * n_cols floats; x_stride counts floats.
+inline constexpr int64_t kReferenceRows = 4;
+void matmul_reference(const KernelTable& table, WeightType type, const void* w, int64_t w_stride, int64_t n_rows,
+                      int64_t n_cols, const float* x, int64_t x_stride, int64_t n_tokens, float* y, int64_t y_stride,
+                      float* scratch) noexcept;
 // By name ("scalar", "avx2", ...); null when unknown or when this CPU lacks it.
 const KernelTable* kernels_by_name(const char* name) noexcept;
 // The i-th name that kernels_by_name knows on this CPU, the best last; null past the end.

@@ -29,7 +29,8 @@ Result<std::unique_ptr<Pass>> Pass::create(std::shared_ptr<const Model> model,
                                            WeightSource* source) {
   std::unique_ptr<Pass> pass(new Pass(std::move(model), options, pool, source));
   const kernels::HParams& hp = pass->model_->hparams();
-  const kernels::WorkspaceShape shape{options.max_tokens, options.max_seq_len, options.max_outputs, pool.n_threads()};
+  const kernels::WorkspaceShape shape{options.max_tokens, options.max_seq_len, options.max_outputs, pool.n_threads(),
+                                      options.reference};
   pass->workspace_bytes_ = kernels::workspace_bytes(hp, shape);
   SLUICE_TRY(pass->reservation_, budget.reserve(pass->workspace_bytes_, MemoryClass::kActivations));
   SLUICE_TRY(pass->memory_, AnonymousMemory::create(pass->workspace_bytes_, "the workspace"));

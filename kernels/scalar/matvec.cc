@@ -272,33 +272,6 @@ void matmul_bf16_tiles(const void* w,
   }
 }
 
-template <int kType>
-void matmul_reference(const void* w,
-                      int64_t w_stride,
-                      int64_t n_rows,
-                      int64_t n_cols,
-                      const float* x,
-                      int64_t x_stride,
-                      int64_t n_tokens,
-                      float* y,
-                      int64_t y_stride,
-                      float* scratch) noexcept {
-  for (int64_t r = 0; r < n_rows; ++r) {
-    scalar_kernels().dequant[kType](static_cast<const uint8_t*>(w) + r * w_stride, scratch, n_cols);
-    for (int64_t t = 0; t < n_tokens; ++t) {
-      y[t * y_stride + r] = dot_f32(scratch, x + t * x_stride, n_cols);
-    }
-  }
-}
-
-template <int kType = 0>
-void fill_reference(KernelTable& t) noexcept {
-  if constexpr (kType < kNWeightTypes) {
-    t.matmul_reference[kType] = matmul_reference<kType>;
-    fill_reference<kType + 1>(t);
-  }
-}
-
 }  // namespace
 
 void fill_matvec(KernelTable& t) noexcept {
@@ -328,7 +301,6 @@ void fill_matvec(KernelTable& t) noexcept {
   set(WeightType::kQ5_K, matmul_quantised<Row256<Q5_K>>);
   set(WeightType::kQ6_K, matmul_quantised<Row256<Q6_K>>);
   set(WeightType::kIQ4_XS, matmul_quantised<Row256<IQ4_XS>>);
-  fill_reference(t);
 }
 
 void fill_matmul_bf16(KernelTable& t) noexcept {

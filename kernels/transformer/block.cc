@@ -10,24 +10,16 @@ namespace sluice::kernels {
 namespace {
 
 // ws.h[t] = rms_norm(ws.x[t])
-void norm_tokens(WalkContext& c, const float* weight, int64_t n) noexcept {
-  const int64_t stride = row_stride(c.hp.dim);
-  parallel_for(c.parallel, n, 1, [&](int64_t begin, int64_t end, int) {
-    for (int64_t t = begin; t < end; ++t) {
-      c.table.rms_norm(c.ws.x + t * stride, weight, c.hp.norm_eps, c.ws.h + t * stride, c.hp.dim);
-    }
-  });
+void norm_token(const WalkContext& c, const float* weight, int64_t t) noexcept {
+  const int64_t at = t * row_stride(c.hp.dim);
+  c.table.rms_norm(c.ws.x + at, weight, c.hp.norm_eps, c.ws.h + at, c.hp.dim);
 }
 
-// ws.x += ws.h (+ bias)
-void add_residual(WalkContext& c, const float* bias, int64_t n) noexcept {
-  const int64_t stride = row_stride(c.hp.dim);
-  parallel_for(c.parallel, n, 1, [&](int64_t begin, int64_t end, int) {
-    for (int64_t t = begin; t < end; ++t) {
-      if (bias != nullptr) c.table.add(c.ws.h + t * stride, bias, c.hp.dim);
-      c.table.add(c.ws.x + t * stride, c.ws.h + t * stride, c.hp.dim);
-    }
-  });
+// ws.x[t] += ws.h[t] (+ bias)
+void add_residual(const WalkContext& c, const float* bias, int64_t t) noexcept {
+  const int64_t at = t * row_stride(c.hp.dim);
+  if (bias != nullptr) c.table.add(c.ws.h + at, bias, c.hp.dim);
+  c.table.add(c.ws.x + at, c.ws.h + at, c.hp.dim);
 }
 
 // Bias, QK-norm and RoPE of one vector of heads.
@@ -67,11 +59,10 @@ bool project_qkv(WalkContext& c, const BlockWeights& w, int64_t layer, const Wal
   const HParams& hp = c.hp;
   const int64_t q_dim = hp.n_heads * hp.head_dim;
   const int64_t kv_dim = hp.n_kv_heads * hp.head_dim;
-  norm_tokens(c, w.attn_norm, tokens.n);
   const MatrixRef qkv[3] = {w.wq, w.wk, w.wv};
   const Output qkv_out[3] = {{c.ws.q, row_stride(q_dim)}, {c.ws.k, row_stride(kv_dim)}, {c.ws.v, row_stride(kv_dim)}};
   const Inputs in{c.ws.h, row_stride(hp.dim), hp.dim, tokens.n, tokens.roles};
-  prepare_inputs(c, qkv, 3, in);
+  prepare_inputs(c, qkv, 3, in, [&](int64_t t) { norm_token(c, w.attn_norm, t); });
   if (!multiply(c, qkv, 3, in, qkv_out)) return false;
   parallel_for(c.parallel, tokens.n, 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t t = begin; t < end; ++t) {
@@ -88,7 +79,7 @@ bool project_qkv(WalkContext& c, const BlockWeights& w, int64_t layer, const Wal
   return true;
 }
 
-// ws.x += Wo attention(ws.q)
+// ws.h = Wo attention(ws.q)
 bool attend_and_project(WalkContext& c, const BlockWeights& w, int64_t layer, const WalkTokens& tokens) noexcept {
   const HParams& hp = c.hp;
   const int64_t q_dim = hp.n_heads * hp.head_dim;
@@ -99,37 +90,40 @@ bool attend_and_project(WalkContext& c, const BlockWeights& w, int64_t layer, co
   prepare_inputs(c, &w.wo, 1, ctx);
   if (!multiply(c, &w.wo, 1, ctx, &out)) return false;
   tap(c, Tap::kAttnOut, layer, c.ws.h, tokens.n, hp.dim);
-  add_residual(c, w.bo, tokens.n);
   return true;
 }
 
-bool dense_ffn(WalkContext& c, const BlockWeights& w, const WalkTokens& tokens) noexcept {
+// ws.h = FFN(ws.h), whose rows are made by make_row.
+bool dense_ffn(WalkContext& c, const BlockWeights& w, const WalkTokens& tokens, const MakeRow& make_row) noexcept {
   const int64_t ffn_stride = row_stride(c.hp.hidden_dim);
   const MatrixRef gate_up[2] = {w.w1, w.w3};
   const Output gate_up_out[2] = {{c.ws.gate, ffn_stride}, {c.ws.up, ffn_stride}};
   const Inputs in{c.ws.h, row_stride(c.hp.dim), c.hp.dim, tokens.n, tokens.roles};
-  prepare_inputs(c, gate_up, 2, in);
+  prepare_inputs(c, gate_up, 2, in, make_row);
   if (!multiply(c, gate_up, 2, in, gate_up_out)) return false;
-  parallel_for(c.parallel, tokens.n, 1, [&](int64_t begin, int64_t end, int) {
-    for (int64_t t = begin; t < end; ++t) {
-      float* gate = c.ws.gate + t * ffn_stride;
-      c.table.swiglu(gate, c.ws.up + t * ffn_stride, gate, c.hp.hidden_dim);
-    }
-  });
   const Inputs hidden{c.ws.gate, ffn_stride, c.hp.hidden_dim, tokens.n, tokens.roles};
   const Output out{c.ws.h, row_stride(c.hp.dim)};
-  prepare_inputs(c, &w.w2, 1, hidden);
+  prepare_inputs(c, &w.w2, 1, hidden, [&](int64_t t) {
+    float* gate = c.ws.gate + t * ffn_stride;
+    c.table.swiglu(gate, c.ws.up + t * ffn_stride, gate, c.hp.hidden_dim);
+  });
   return multiply(c, &w.w2, 1, hidden, &out);
 }
 
-// ws.x += FFN(norm(ws.x))
+// ws.x += ws.h (+ bias); ws.x += FFN(norm(ws.x))
 bool ffn_branch(WalkContext& c, const BlockWeights& w, int64_t layer, const WalkTokens& tokens) noexcept {
   const int64_t n = tokens.n;
-  norm_tokens(c, w.ffn_norm, n);
-  const bool ok = w.router.present() ? moe_ffn(c, w, layer, n, tokens.roles) : dense_ffn(c, w, tokens);
+  const auto make_row = [&](int64_t t) {
+    add_residual(c, w.bo, t);
+    norm_token(c, w.ffn_norm, t);
+  };
+  const bool ok = w.router.present() ? moe_ffn(c, w, layer, n, tokens.roles, make_row)
+                                     : dense_ffn(c, w, tokens, make_row);
   if (!ok) return false;
   tap(c, Tap::kMlpOut, layer, c.ws.h, n, c.hp.dim);
-  add_residual(c, nullptr, n);
+  parallel_for(c.parallel, n, 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t t = begin; t < end; ++t) add_residual(c, nullptr, t);
+  });
   tap(c, Tap::kHidden, layer + 1, c.ws.x, n, c.hp.dim);
   return true;
 }

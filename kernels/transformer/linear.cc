@@ -23,10 +23,9 @@ void multiply_rows(WalkContext& c, const MatrixRef& ref, const RowSlice& slice, 
   const auto* w = static_cast<const std::byte*>(slice.data) + begin * w_stride;
   float* y = out.y + slice.row0 + begin;
   if (c.reference) {
-    float* scratch = c.ws.row_scratch + thread * row_stride(c.ws.widest);
-    c.table.matmul_reference[static_cast<int>(ref.type)](w, w_stride, end - begin, ref.n_cols,
-                                                         in.rows + tokens.first * in.stride, in.stride, tokens.n,
-                                                         y + tokens.first * out.stride, out.stride, scratch);
+    float* scratch = c.ws.row_scratch + thread * kReferenceRows * row_stride(c.ws.widest);
+    matmul_reference(c.table, ref.type, w, w_stride, end - begin, ref.n_cols, in.rows + tokens.first * in.stride,
+                     in.stride, tokens.n, y + tokens.first * out.stride, out.stride, scratch);
     return;
   }
   const int64_t tokens_end = tokens.first + tokens.n;
@@ -70,26 +69,26 @@ void multiply_slices(WalkContext& c, const MatrixRef* refs, const RowSlice* slic
 
 }  // namespace
 
-void prepare_inputs(WalkContext& c, const MatrixRef* refs, int n_refs, const Inputs& in) noexcept {
-  if (c.reference) return;
+void prepare_inputs(WalkContext& c, const MatrixRef* refs, int n_refs, const Inputs& in,
+                    const MakeRow& make_row) noexcept {
   constexpr auto kF32 = static_cast<int>(ActFormat::kF32);
   bool needed[2][kNActFormats] = {};      // [role]
-  for (int i = 0; i < n_refs; ++i) {
+  bool any = false;
+  for (int i = 0; i < n_refs && !c.reference; ++i) {
     for (int role = 0; role < 2; ++role) {
       needed[role][static_cast<int>(c.table.product(refs[i].type, static_cast<Role>(role)).act)] = true;
     }
   }
-  bool any[2] = {};
   for (int role = 0; role < 2; ++role) {
-    for (int f = 0; f < kNActFormats; ++f) any[role] = any[role] || (f != kF32 && needed[role][f]);
+    needed[role][kF32] = false;  // they are floats already
+    for (const bool f : needed[role]) any = any || f;
   }
-  bool worth_it = false;
-  for (int64_t t = 0; t < in.n && !worth_it; ++t) worth_it = any[static_cast<int>(in.role(t))];
-  if (!worth_it) return;
+  if (!any && !make_row) return;
   parallel_for(c.parallel, in.n, 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t t = begin; t < end; ++t) {
+      if (make_row) make_row(t);
       for (int f = 0; f < kNActFormats; ++f) {
-        if (f == kF32 || !needed[static_cast<int>(in.role(t))][f]) continue;
+        if (!needed[static_cast<int>(in.role(t))][f]) continue;
         c.table.quantize[f](in.rows + t * in.stride, c.ws.act[f] + t * c.ws.act_stride[f], in.n_cols);
       }
     }

@@ -3,7 +3,6 @@
 #include <cmath>
 #include <cstring>
 
-#include "kernels/transformer/linear.h"
 
 namespace sluice::kernels {
 namespace {
@@ -117,7 +116,8 @@ void announce_experts(WalkContext& c, const MatrixRef* stacks, int n_stacks) noe
 
 }  // namespace
 
-bool moe_ffn(WalkContext& c, const BlockWeights& w, int64_t layer, int64_t n, const Role* roles) noexcept {
+bool moe_ffn(WalkContext& c, const BlockWeights& w, int64_t layer, int64_t n, const Role* roles,
+             const MakeRow& make_row) noexcept {
   const HParams& hp = c.hp;
   const int64_t k = hp.n_experts_active;
   const int64_t pairs = n * k;
@@ -125,7 +125,7 @@ bool moe_ffn(WalkContext& c, const BlockWeights& w, int64_t layer, int64_t n, co
   const int64_t ffn_stride = row_stride(hp.expert_hidden_dim);
   const Inputs normed{c.ws.h, dim_stride, hp.dim, n, roles};
   const Output router_out{c.ws.router, row_stride(hp.n_experts)};
-  prepare_inputs(c, &w.router, 1, normed);
+  prepare_inputs(c, &w.router, 1, normed, make_row);
   if (!multiply(c, &w.router, 1, normed, &router_out)) return false;
   route(c, layer, n);
   group_pairs(c, pairs);
@@ -142,15 +142,12 @@ bool moe_ffn(WalkContext& c, const BlockWeights& w, int64_t layer, int64_t n, co
   const Inputs in{c.ws.pair_in, dim_stride, hp.dim, pairs, c.ws.pair_role};
   prepare_inputs(c, gate_up, 2, in);
   if (!multiply_experts(c, gate_up, 2, gate_up_out, in)) return false;
-  parallel_for(c.parallel, pairs, 1, [&](int64_t begin, int64_t end, int) {
-    for (int64_t p = begin; p < end; ++p) {
-      float* gate = c.ws.gate + p * ffn_stride;
-      c.table.swiglu(gate, c.ws.up + p * ffn_stride, gate, hp.expert_hidden_dim);
-    }
-  });
   const Inputs hidden{c.ws.gate, ffn_stride, hp.expert_hidden_dim, pairs, c.ws.pair_role};
   const Output down_out{c.ws.pair_out, dim_stride};
-  prepare_inputs(c, &w.w2_exps, 1, hidden);
+  prepare_inputs(c, &w.w2_exps, 1, hidden, [&](int64_t p) {
+    float* gate = c.ws.gate + p * ffn_stride;
+    c.table.swiglu(gate, c.ws.up + p * ffn_stride, gate, hp.expert_hidden_dim);
+  });
   if (!multiply_experts(c, &w.w2_exps, 1, &down_out, hidden)) return false;
 
   // pair_order is a permutation: turn it round, so that each token finds its experts in rank order.

@@ -74,7 +74,8 @@ Workspace lay_out(const HParams& hp, const WorkspaceShape& shape, Cursor& c) {
   const int64_t lanes = shape.n_threads * w.max_runs * w.tile_tokens * hp.group_size();
   w.attn_acc = c.take<float>(lanes * hp.head_dim);
   w.attn_part = c.take<float>(lanes * 2);
-  w.row_scratch = c.take<float>(shape.n_threads * row_stride(w.widest));
+  if (shape.reference)
+    w.row_scratch = c.take<float>(shape.n_threads * kReferenceRows * row_stride(w.widest));
   w.logits = c.take<float>(shape.max_outputs * row_stride(hp.vocab_size));
   w.out_x = c.take<float>(shape.max_outputs * row_stride(hp.dim));
   return w;

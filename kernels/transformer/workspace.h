@@ -14,6 +14,7 @@ struct WorkspaceShape {
   int64_t max_seq_len = 0;       // longest sequence, for attention partials
   int64_t max_outputs = 0;       // rows of logits computed at once
   int n_threads = 1;
+  bool reference = false;        // for --f32 walks
 };
 
 // Row strides are rounded up to 16 floats so that every row is 64-byte aligned.
@@ -40,7 +41,7 @@ struct Workspace {
   float* cos_sin = nullptr;      // (tokens, rope_dim)
   float* attn_acc = nullptr;     // (threads, runs, tile tokens, group, head_dim)
   float* attn_part = nullptr;    // (threads, runs, tile tokens, group) pairs {max, sum}
-  float* row_scratch = nullptr;  // (threads, widest) one dequantised row, reference path
+  float* row_scratch = nullptr;  // (threads, kReferenceRows, widest) dequantised rows; only with shape.reference
   float* logits = nullptr;       // (outputs, vocab)
   float* out_x = nullptr;        // (outputs, dim)
   int64_t act_stride[kNActFormats] = {};     // bytes

@@ -1,6 +1,5 @@
-// F64, F32, F16 and BF16 matrices, and the reference path of every type: the F32 definition, whose
-// 16 partial sums are two vectors. Rows and tokens are tiled only to keep enough independent chains
-// of fmas in flight.
+// F64, F32, F16 and BF16 matrices: the F32 definition, whose 16 partial sums are two vectors. Rows
+// and tokens are tiled only to keep enough independent chains of fmas in flight.
 #include "kernels/x86/vector_avx2.h"
 #include "kernels/x86/x86.h"
 
@@ -139,42 +138,6 @@ void matmul_float(const void* w,
   }
 }
 
-template <int kType>
-void matmul_reference(const void* w,
-                      int64_t w_stride,
-                      int64_t n_rows,
-                      int64_t n_cols,
-                      const float* x,
-                      int64_t x_stride,
-                      int64_t n_tokens,
-                      float* y,
-                      int64_t y_stride,
-                      float* scratch) noexcept {
-  const auto* row = reinterpret_cast<const uint8_t*>(scratch);
-  const auto* xs = reinterpret_cast<const uint8_t*>(x);
-  const auto dequant = avx2_kernels().dequant[kType];
-  for (int64_t r = 0; r < n_rows; ++r) {
-    dequant(static_cast<const uint8_t*>(w) + r * w_stride, scratch, n_cols);
-    int64_t t = 0;
-    for (; t + 6 <= n_tokens; t += 6) {
-      tile<LoadF32, 1, 6>(
-          row, 0, n_cols, xs + 4 * t * x_stride, 4 * x_stride, y + t * y_stride + r, y_stride);
-    }
-    for (; t < n_tokens; ++t) {
-      tile<LoadF32, 1, 1>(
-          row, 0, n_cols, xs + 4 * t * x_stride, 4 * x_stride, y + t * y_stride + r, y_stride);
-    }
-  }
-}
-
-template <int kType>
-void fill_reference(KernelTable& t) {
-  if constexpr (kType < kNWeightTypes) {
-    t.matmul_reference[kType] = matmul_reference<kType>;
-    fill_reference<kType + 1>(t);
-  }
-}
-
 template <class L>
 void dequant_float(const void* w, float* y, int64_t n) noexcept {
   const auto* row = static_cast<const uint8_t*>(w);
@@ -200,7 +163,6 @@ void fill_matmul_float_avx2(KernelTable& t) noexcept {
   set_float<LoadF32>(t, WeightType::kF32);
   set_float<LoadF16>(t, WeightType::kF16);
   set_float<LoadBF16>(t, WeightType::kBF16);
-  fill_reference<0>(t);
 }
 
 }  // namespace sluice::kernels::x86

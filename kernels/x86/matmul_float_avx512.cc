@@ -1,6 +1,5 @@
-// F64, F32, F16 and BF16 matrices with AVX-512, and the reference path of every type: the F32
-// definition, whose 16 partial sums are one vector. Four rows times four tokens make sixteen
-// independent chains of fmas and one tree of sums.
+// F64, F32, F16 and BF16 matrices with AVX-512: the F32 definition, whose 16 partial sums are one
+// vector. Four rows times four tokens make sixteen independent chains of fmas and one tree of sums.
 #include "kernels/driver_widths.h"
 #include "kernels/x86/vector_avx512.h"
 #include "kernels/x86/x86.h"
@@ -185,35 +184,6 @@ void matmul_float(const void* w,
   }
 }
 
-template <int kType>
-void matmul_reference(const void* w,
-                      int64_t w_stride,
-                      int64_t n_rows,
-                      int64_t n_cols,
-                      const float* x,
-                      int64_t x_stride,
-                      int64_t n_tokens,
-                      float* y,
-                      int64_t y_stride,
-                      float* scratch) noexcept {
-  const auto* row = reinterpret_cast<const uint8_t*>(scratch);
-  const auto* xs = reinterpret_cast<const uint8_t*>(x);
-  const auto dequant = avx512_kernels().dequant[kType];
-  for (int64_t r = 0; r < n_rows; ++r) {
-    dequant(static_cast<const uint8_t*>(w) + r * w_stride, scratch, n_cols);
-    rows_times_tokens<LoadF32, 1>(
-        row, 0, n_cols, xs, 4 * x_stride, n_tokens, y + r, y_stride, nullptr);
-  }
-}
-
-template <int kType>
-void fill_reference(KernelTable& t) {
-  if constexpr (kType < kNWeightTypes) {
-    t.matmul_reference[kType] = matmul_reference<kType>;
-    fill_reference<kType + 1>(t);
-  }
-}
-
 template <class L>
 void set_float(KernelTable& t) {
   t.matmul[static_cast<int>(L::kType)] = matmul_float<L>;
@@ -226,7 +196,6 @@ void fill_matmul_float_avx512(KernelTable& t) noexcept {
   set_float<LoadF32>(t);
   set_float<LoadF16>(t);
   set_float<LoadBF16>(t);
-  fill_reference<0>(t);
 }
 
 }  // namespace sluice::kernels::x86

@@ -19,7 +19,6 @@ TEST(Dispatch, EveryEntryOfEveryVariantIsFilled) {
     for (int i = 0; i < kNWeightTypes; ++i) {
       EXPECT_NE(t->dequant[i], nullptr);
       EXPECT_NE(t->matmul[i], nullptr);
-      EXPECT_NE(t->matmul_reference[i], nullptr);
     }
     for (auto f : t->quantize) EXPECT_NE(f, nullptr);
     for (auto f : t->kv_store) EXPECT_NE(f, nullptr);

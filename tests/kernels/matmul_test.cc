@@ -145,17 +145,19 @@ std::vector<float> multiply(const KernelTable& table,
 }
 
 std::vector<float> multiply_reference(const KernelTable& table, const Product& p) {
-  std::vector<float> y(p.tokens * p.y_stride, kUntouched), scratch(p.cols);
-  table.matmul_reference[static_cast<int>(p.type)](p.w.data() + p.w_offset,
-                                                   p.w_stride,
-                                                   p.rows,
-                                                   p.cols,
-                                                   p.x.data(),
-                                                   p.cols,
-                                                   p.tokens,
-                                                   y.data(),
-                                                   p.y_stride,
-                                                   scratch.data());
+  std::vector<float> y(p.tokens * p.y_stride, kUntouched), scratch(kReferenceRows * p.cols);
+  matmul_reference(table,
+                   p.type,
+                   p.w.data() + p.w_offset,
+                   p.w_stride,
+                   p.rows,
+                   p.cols,
+                   p.x.data(),
+                   p.cols,
+                   p.tokens,
+                   y.data(),
+                   p.y_stride,
+                   scratch.data());
   return y;
 }
 
