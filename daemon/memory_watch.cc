@@ -184,7 +184,16 @@ void MemoryWatch::tell_blocks() {
         out.push_back(json::object{{"id", blocks[i].id}, {"bytes", has - had}});
         sum += has - had;
       };
-      add(loads, loaded, b.read_bytes, s.read_bytes);
+      for (size_t why = 0; why < s.loads.size(); ++why) {
+        const SliceLoads &had = b.loads[why], &has = s.loads[why];
+        if (has.n <= had.n) continue;
+        const double ms = (has.ms - had.ms) / static_cast<double>(has.n - had.n);
+        loads.push_back(json::object{{"id", blocks[i].id},
+                                     {"bytes", has.bytes - had.bytes},
+                                     {"ms", std::round(ms * 100) / 100},
+                                     {"reason", load_reason_name(static_cast<LoadReason>(why))}});
+        loaded += has.bytes - had.bytes;
+      }
       add(evictions, evicted, b.evicted_bytes, s.evicted_bytes);
       const double ms = (s.stall_s - b.stall_s) * 1000;
       if (ms >= 1) {

@@ -125,7 +125,15 @@ std::optional<ReadShape> ReadBook::find(uint64_t device) const {
 
 void ReadBook::keep(uint64_t device, const ReadShape& shape) {
   const std::lock_guard lock(mutex_);
-  if (shapes_.size() < kMostDevices || shapes_.contains(device)) shapes_[device] = shape;
+  if (shapes_.size() >= kMostDevices && !shapes_.contains(device)) return;
+  shapes_[device] = {
+      std::clamp(shape.depth, ReadShape::kLeastDepth, ReadShape::kMostDepth),
+      std::clamp(shape.request_bytes, ReadShape::kLeastRequest, ReadShape::kMostRequest)};
+}
+
+std::map<uint64_t, ReadShape> ReadBook::all() const {
+  const std::lock_guard lock(mutex_);
+  return shapes_;
 }
 
 }  // namespace sluice

@@ -95,7 +95,9 @@ class ReadBook {
   static constexpr size_t kMostDevices = 64;  // more are not remembered
 
   std::optional<ReadShape> find(uint64_t device) const;
+  // Brought within ReadShape's bounds.
   void keep(uint64_t device, const ReadShape& shape);
+  std::map<uint64_t, ReadShape> all() const;
 
  private:
   mutable std::mutex mutex_;

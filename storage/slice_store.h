@@ -5,6 +5,7 @@
 // before that what the router has asked for. One consumer; set_cut from any thread.
 #pragma once
 
+#include <array>
 #include <chrono>
 #include <condition_variable>
 #include <cstddef>
@@ -34,6 +35,17 @@ struct SliceStoreOptions {
   std::vector<ExpertSlices> experts;   // no slice of them stands in the schedule or the pin order
 };
 
+// Why a slice was read: the consumer waited for it or its router had asked, it is to come soon, or
+// it is to stay.
+enum class LoadReason : uint8_t { kDemand, kPrefetch, kPin, kCount };
+const char* load_reason_name(LoadReason r);
+
+// Whole slices that came in for one reason, and the time from being asked for to being there.
+struct SliceLoads {
+  uint64_t n = 0, bytes = 0;
+  double ms = 0;
+};
+
 // Of one group of slices, for people and tools. Counted where the store's lock is held anyway.
 struct SliceBlockStats {
   uint64_t bytes = 0;                  // of all its slices that passes read
@@ -43,7 +55,8 @@ struct SliceBlockStats {
   uint64_t loading_bytes = 0;
   uint64_t hit_bytes = 0;   // held from pins, and from cells that held them before this pass
   uint64_t miss_bytes = 0;  // held from the ring, and of experts what this pass had to read
-  uint64_t read_bytes = 0;             // from disk
+  uint64_t read_bytes = 0;             // from disk, single rows too
+  std::array<SliceLoads, static_cast<size_t>(LoadReason::kCount)> loads;
   uint64_t evicted_bytes = 0;          // pins given back, experts that made room for others
   double stall_s = 0;                  // the consumer waited for it
   uint32_t refs = 0;                   // slices the consumer holds now
@@ -151,6 +164,7 @@ class SliceStore {
     uint32_t turn = 0;             // among what that pass announced
     uint32_t expert = kNoExpert;
     bool filling = false;              // its read is one of fill_ahead()
+    LoadReason reason = LoadReason::kPrefetch;  // of the latest read
     uint64_t in_cell = 0;              // where it lies in its expert's cell
     SliceRange read;                   // in the file
     uint32_t block = 0;

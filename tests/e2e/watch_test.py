@@ -118,7 +118,11 @@ class Watch(unittest.TestCase):
             self.assertEqual(s.wait("hello")["type"], "hello")
             complete(d, 200)
             s.wait("model.idle")
-            s.wait("block.load")
+            load = s.wait("block.load")
+            self.assertEqual(load["bytes"], sum(b["bytes"] for b in load["blocks"]))
+            for b in load["blocks"]:
+                self.assertIn(b["reason"], ("demand", "prefetch", "pin"))
+                self.assertGreater(b["ms"], 0)
             put(d, "64M")
             self.assertEqual(s.wait("budget")["limit"], 64 * MIB)
             d.post("/sluice/v1/models/demo/unload", {})

@@ -221,6 +221,14 @@ TEST(EngineUnderBudget, BlocksAddUpToWhatIsPinnedAndCountWhatWasRead) {
     EXPECT_EQ(b.stats.resident_bytes, b.stats.bytes) << b.name;
     EXPECT_EQ(b.stats.pin_bytes, b.stats.bytes) << b.name;
     EXPECT_GE(b.stats.read_bytes, b.stats.bytes) << b.name;
+    uint64_t loaded = 0;
+    for (const SliceLoads& l : b.stats.loads) {
+      loaded += l.bytes;
+      EXPECT_EQ(l.n > 0, l.ms > 0) << b.name;
+    }
+    EXPECT_GE(loaded, b.stats.bytes) << b.name;
+    EXPECT_LE(loaded, b.stats.read_bytes) << b.name;
+    EXPECT_EQ(b.stats.loads[static_cast<size_t>(LoadReason::kPrefetch)].n, 0u) << "all of it stays";
     EXPECT_GT(b.stats.hit_bytes, b.stats.miss_bytes) << b.name;
   }
   EXPECT_EQ(resident, engine->memory().weights_resident);

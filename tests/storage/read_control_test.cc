@@ -166,6 +166,9 @@ TEST(ReadBook, RemembersAsManyDevicesAsItSays) {
   EXPECT_FALSE(book.find(ReadBook::kMostDevices));
   book.keep(0, shape(6));
   EXPECT_EQ(book.find(0), shape(6));
+  EXPECT_EQ(book.all().size(), ReadBook::kMostDevices);
+  book.keep(1, {1000, 1});
+  EXPECT_EQ(book.find(1), (ReadShape{ReadShape::kMostDepth, ReadShape::kLeastRequest}));
 }
 
 }  // namespace

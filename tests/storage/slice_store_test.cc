@@ -403,7 +403,12 @@ TEST_F(SliceStoreTest, AReadThatNobodyWaitedForFailsNobody) {
   const SliceId wanted[] = {2};      // neither here nor on its way
   std::vector<bool> done(1, false);
   std::vector<SliceStore::Held> held;
+  const auto demanded = [this] {
+    return store_->block_stats().front().loads[static_cast<size_t>(LoadReason::kDemand)];
+  };
+  EXPECT_EQ(demanded().n, 0u);
   ASSERT_TRUE(store_->hold_ready(wanted, done, held));
+  EXPECT_EQ(demanded().n, 1u);
   store_->release(held);
 }
 
