@@ -54,7 +54,7 @@ class WorkerAnswer final : public LongAnswer, public std::enable_shared_from_thi
     return step;
   }
 
-  void cancel() override { gone_.store(true); }
+  void cancel(Gone) override { gone_.store(true); }
 
  private:
   HttpResponse run() {

@@ -33,6 +33,12 @@ struct AnswerStep {
   std::string data{};               // kData
 };
 
+// Why nobody waits for an answer any more.
+enum class Gone : uint8_t {
+  kLeft,
+  kTooSlow,  // did not read for http.write_timeout
+};
+
 class LongAnswer {
  public:
   virtual ~LongAnswer() = default;
@@ -41,8 +47,8 @@ class LongAnswer {
   virtual void start(std::function<void()> wake) = 0;
   // Io thread. `can_chunk` false (HTTP/1.0): a plain answer may not be begun before it is whole.
   virtual AnswerStep next(SteadyClock::time_point now, bool can_chunk) = 0;
-  // Io thread: the client is gone, or does not read. No step is asked for afterwards.
-  virtual void cancel() = 0;
+  // Io thread. No step is asked for afterwards.
+  virtual void cancel(Gone why) = 0;
 };
 
 using Answer = std::variant<HttpResponse, std::shared_ptr<LongAnswer>>;

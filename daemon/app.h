@@ -96,10 +96,9 @@ struct App {
   ProcessBase base;  // the process itself and the ledger's headroom
   HttpMemory http_memory;
   ThreadPool pool;
-  ReadBook read_shapes;  // of the disks that models were read from
+  Measurements measurements;  // before the registry: I/O queues end with it
   FillShare fill_share;
   ModelRegistry registry;
-  Measurements measurements;
   ProgressTable progress;
   FailedAnswers failed_answers;
   std::atomic<bool> draining{false};

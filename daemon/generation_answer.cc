@@ -30,8 +30,8 @@ void GenerationAnswer::start(std::function<void()> wake) {
   job_->start(std::move(wake));
 }
 
-void GenerationAnswer::cancel() {
-  if (!ended_) job_->cancel();
+void GenerationAnswer::cancel(Gone why) {
+  if (!ended_) job_->cancel(why);
   ended_ = true;
 }
 

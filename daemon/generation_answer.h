@@ -15,11 +15,11 @@ namespace sluice {
 class GenerationAnswer final : public LongAnswer {
  public:
   GenerationAnswer(App& app, std::shared_ptr<GenerationJob> job);
-  ~GenerationAnswer() override { cancel(); }
+  ~GenerationAnswer() override { cancel(Gone::kLeft); }
 
   void start(std::function<void()> wake) override;
   AnswerStep next(SteadyClock::time_point now, bool can_chunk) override;
-  void cancel() override;
+  void cancel(Gone why) override;
 
  private:
   using Snapshot = GenerationJob::Snapshot;

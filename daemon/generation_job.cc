@@ -79,7 +79,8 @@ void GenerationJob::start(std::function<void()> wake) {
   app_.worker.post([self = shared_from_this()] { self->prepare(); }, large);
 }
 
-void GenerationJob::cancel() {
+void GenerationJob::cancel(Gone why) {
+  if (why == Gone::kTooSlow) too_slow_.store(true);
   cancel_->cancel();
   std::string id;
   {
@@ -133,6 +134,8 @@ ApiError GenerationJob::api_error(Error error) const {
   }
   if (error.code == "cancelled" && app_.draining.load()) {
     error = Error{"shutting_down", "the daemon is shutting down"};
+  } else if (error.code == "cancelled" && too_slow_.load()) {
+    error = Error{"client_too_slow", "the client did not read its answer for http.write_timeout"};
   } else if (error.code == "budget_exceeded" || error.code == "budget_below_floor") {
     // 409 is for the native routes: OpenAI's clients would ask again.
     error.code = "model_does_not_fit";
@@ -155,7 +158,8 @@ void GenerationJob::finish(std::optional<ApiError> error) {
   if (code.empty()) {
     tell("request.finished", {{"code", nullptr}, {"completion_tokens", usage_.completion_tokens}});
   } else {
-    tell(code == "cancelled" ? "request.cancelled" : "request.finished", {{"code", code}});
+    const bool cancelled = code == "cancelled" || code == "client_too_slow";
+    tell(cancelled ? "request.cancelled" : "request.finished", {{"code", code}});
   }
   if (wake) wake();
 }

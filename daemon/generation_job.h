@@ -5,6 +5,7 @@
 // session has taken what there was. Thread-safe; lives as long as the longest of its users.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
@@ -15,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "daemon/answer.h"
 #include "daemon/app.h"
 #include "daemon/choice_sink.h"
 #include "daemon/http_message.h"
@@ -49,9 +51,9 @@ class GenerationJob : public std::enable_shared_from_this<GenerationJob> {
 
   // `wake` is called from other threads whenever snapshot() or take() may say something new.
   void start(std::function<void()> wake);
-  // The client is gone. The generation stops within one block's compute; a waiting one leaves the
+  // Nobody waits for the answer. The generation stops within one block's compute; a waiting one leaves the
   // queue.
-  void cancel();
+  void cancel(Gone why);
 
   struct Snapshot {
     const GenerationSpec* spec = nullptr;  // null until the request has been read; then constant
@@ -113,6 +115,7 @@ class GenerationJob : public std::enable_shared_from_this<GenerationJob> {
   const std::chrono::steady_clock::time_point arrived_ = std::chrono::steady_clock::now();
   const std::shared_ptr<Progress> progress_ = std::make_shared<Progress>();
   const std::shared_ptr<CancelToken> cancel_ = std::make_shared<CancelToken>();
+  std::atomic<bool> too_slow_{false};  // why it was cancelled
   // Of the worker, then of the queue's thread: the answer on its way, in the ledger.
   HttpHold memory_;
   uint64_t document_bytes_ = 0;

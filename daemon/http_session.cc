@@ -393,7 +393,7 @@ asio::awaitable<bool> HttpSession::run_long(std::shared_ptr<LongAnswer> answer,
     if (!sent) break;
   }
   // Gone, or not reading for too long: either way nobody waits for this answer.
-  answer->cancel();
+  answer->cancel(timed_out_ ? Gone::kTooSlow : Gone::kLeft);
   co_return false;
 }
 

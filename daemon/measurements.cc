@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <boost/json/object.hpp>
 #include <cerrno>
+#include <charconv>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -143,7 +144,7 @@ Measurements::Measurements(std::string state_dir)
 
 Measurements::~Measurements() {
   const std::lock_guard lock(mutex_);
-  if (unsaved_) save();
+  if (unsaved_ || read_shapes.all() != saved_shapes_) save();
 }
 
 void Measurements::load() {
@@ -156,6 +157,7 @@ void Measurements::load() {
         models_[std::string(item.key())] = model_of(item.value().get_object());
     }
     load_drivers(*o);
+    load_read_shapes(*o);
   } else if (!document || !document.value().is_null()) {
     spdlog::warn("measured speeds are ignored and measured anew: {} file={}",
                  document ? "no list of models" : document.error().what,
@@ -175,6 +177,22 @@ void Measurements::load_drivers(const json::object& document) {
       of_host[std::string(item.key())] = {width_of(*o, "row_tokens"), width_of(*o, "tile_tokens")};
     }
   }
+}
+
+void Measurements::load_read_shapes(const json::object& document) {
+  const auto* reads = document.if_contains("reads");
+  if (reads == nullptr || !reads->is_object()) return;
+  for (const auto& item : reads->get_object()) {
+    const std::string_view key = item.key();
+    const auto* o = item.value().if_object();
+    uint64_t device = 0;
+    const auto [end, error] = std::from_chars(key.data(), key.data() + key.size(), device, 16);
+    if (o == nullptr || error != std::errc() || end != key.data() + key.size()) continue;
+    const double depth = number_of(*o, "depth"), request = number_of(*o, "request_bytes");
+    if (depth < 1 || depth > ReadShape::kMostDepth || request < 1) continue;
+    read_shapes.keep(device, {static_cast<int>(depth), static_cast<uint64_t>(request)});
+  }
+  saved_shapes_ = read_shapes.all();
 }
 
 void Measurements::save() {
@@ -199,9 +217,15 @@ void Measurements::save() {
       types[type] = json::object{{"row_tokens", w.row_tokens}, {"tile_tokens", w.tile_tokens}};
     hosts[host] = std::move(types);
   }
+  json::object reads;
+  saved_shapes_ = read_shapes.all();
+  for (const auto& [device, shape] : saved_shapes_)
+    reads[fmt::format("{:x}", device)] =
+        json::object{{"depth", shape.depth}, {"request_bytes", shape.request_bytes}};
   const json::object document{{"schema", "sluice.measurements.v1"},
                               {"models", std::move(models)},
-                              {"drivers", std::move(hosts)}};
+                              {"drivers", std::move(hosts)},
+                              {"reads", std::move(reads)}};
   if (!write_document(path_, json_text(document) + "\n"))
     spdlog::warn("measured speeds cannot be kept: {} file={}",
                  errno_error("io_error", "write", errno).what,

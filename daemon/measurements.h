@@ -15,6 +15,7 @@
 #include "scheduler/engine.h"
 #include "scheduler/model_loader.h"
 #include "scheduler/predict.h"
+#include "storage/read_control.h"
 
 namespace sluice {
 
@@ -45,6 +46,8 @@ class Measurements {
   // Of this host's processor, with these kernels.
   std::optional<kernels::DriverWidths> drivers(kernels::WeightType type) const;
   void set_drivers(kernels::WeightType type, const kernels::DriverWidths& widths);
+  // Of the disks that models were read from: I/O queues look here and write here when they end.
+  ReadBook read_shapes;
   // Held while something is probed: two probes at a time would measure each other.
   std::mutex probing;
   // After a generation, on the thread that computed it. Writes at most every half minute.
@@ -53,6 +56,7 @@ class Measurements {
  private:
   void load();
   void load_drivers(const boost::json::object& document);
+  void load_read_shapes(const boost::json::object& document);
   void touch(bool now);  // mutex_ held
   void save();           // mutex_ held
 
@@ -63,6 +67,7 @@ class Measurements {
   const std::string host_;                                             // driver_signature()
   std::map<std::string, DriversOfHost> drivers_;  // guarded by mutex_; at most kMostHosts
   int64_t saved_at_ms_ = 0;                          // guarded by mutex_
+  std::map<uint64_t, ReadShape> saved_shapes_;       // guarded by mutex_
   bool unsaved_ = false;                             // guarded by mutex_
 };
 

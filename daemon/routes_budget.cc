@@ -63,7 +63,7 @@ class BudgetAnswer final : public LongAnswer, public std::enable_shared_from_thi
     return step;
   }
 
-  void cancel() override {}  // what was ordered is done, whoever waits for it
+  void cancel(Gone) override {}  // what was ordered is done, whoever waits for it
 
  private:
   HttpResponse late() const {

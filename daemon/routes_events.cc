@@ -34,7 +34,7 @@ class EventsAnswer final : public LongAnswer {
         request_id_(std::move(request_id)),
         to_now_(to_now),
         at_(since.value_or(app.events.last())) {}
-  ~EventsAnswer() override { cancel(); }
+  ~EventsAnswer() override { cancel(Gone::kLeft); }
 
   void start(std::function<void()> wake) override {
     reader_ = app_.events.join(std::move(wake));
@@ -75,7 +75,7 @@ class EventsAnswer final : public LongAnswer {
     const auto beat = last_sent_ + std::chrono::milliseconds(app_.options.http.heartbeat_ms);
     if (step.data.empty() && (draining || (to_now_ && at_ >= end_))) {
       step.kind = AnswerStep::Kind::kEnd;
-      cancel();
+      cancel(Gone::kLeft);
     } else if (step.data.empty() && now < beat) {
       step.until = beat;
     } else {
@@ -86,7 +86,7 @@ class EventsAnswer final : public LongAnswer {
     return step;
   }
 
-  void cancel() override {
+  void cancel(Gone) override {
     if (reader_) app_.events.leave(*std::exchange(reader_, std::nullopt));
   }
 

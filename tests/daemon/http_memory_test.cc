@@ -110,7 +110,7 @@ TEST(HttpMemory, ABodyThatWaitsForAWorkerIsHeldWhenItsClientHasGone) {
           true,
           if_gone);
       answer->start([] {});
-      answer->cancel();
+      answer->cancel(Gone::kLeft);
     }
     EXPECT_GE(budget.used(), 6 * kMiB) << "nobody but the worker has it";
     busy.set_value();

@@ -165,6 +165,22 @@ TEST(Measurements, DriversAreThoseOfTheHostAndOutliveTheProcess) {
   EXPECT_EQ(m.drivers(WeightType::kQ5_K), std::nullopt);
 }
 
+TEST(Measurements, ShapesOfReadsOutliveTheProcess) {
+  const Folder folder;
+  {
+    Measurements m(folder.path);
+    m.read_shapes.keep(0x800, {2, 1u << 20});
+  }
+  EXPECT_EQ(Measurements(folder.path).read_shapes.find(0x800), (ReadShape{2, 1u << 20}));
+  std::ofstream(folder.path + "/measurements.json")
+      << R"({"models":{},"reads":{"x":{"depth":2,"request_bytes":1e6},)"
+      << R"("12zz":{"depth":2,"request_bytes":1e6},"1":7,"2":{"depth":-1,"request_bytes":1e6},)"
+      << R"("3":{"depth":1e9,"request_bytes":1},"4":{"depth":3,"request_bytes":1e12}}})";
+  const auto kept = Measurements(folder.path).read_shapes.all();
+  EXPECT_EQ(kept.size(), 1u);
+  EXPECT_EQ(kept.at(4), (ReadShape{3, ReadShape::kMostRequest}));
+}
+
 // Of other processors no more than 16 are kept, and this one's always; what is no width is the
 // default.
 TEST(Measurements, DriversOfOtherHostsAreNotThisOnesAndAreBounded) {

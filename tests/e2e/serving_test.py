@@ -214,6 +214,7 @@ class SlowReaders(unittest.TestCase):
             self.assertGreater(time.monotonic() - t, 0.5)
             types = d.get("/sluice/v1/events?since=0&end=1&types=request")[1]
             self.assertIn("request.cancelled", types)
+            self.assertIn("client_too_slow", types)
             self.assertEqual(complete(d, 40), complete(d, 40))
             slow.c.close()
 
